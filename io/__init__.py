@@ -1,0 +1,1 @@
+"""Schemas, sources (logs) and sinks (Parquet, Elasticsearch, dead letters)."""

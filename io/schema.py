@@ -1,0 +1,145 @@
+"""The schemas of everything adtally writes: events, summaries, flags.
+
+Field names follow OpenRTB 2.6, Snowplow's ``ad_click``, Google's ``AdEvent`` and the CM360/DV360
+transfer files. Schemas evolve by adding nullable fields only, so readers take old and new files
+together. ``docs/event-schema.md`` documents them field by field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import pyarrow as pa
+
+SCHEMA_VERSION: Final = "1-0-0"
+"""Version of the event schema, SchemaVer style (model-revision-addition)."""
+
+EVENT_TYPES: Final = ("impression", "click", "conversion")
+NO_CURRENCY: Final = "XXX"
+"""ISO 4217's code for "no currency": what a summary row carries when its events have none."""
+
+TIMESTAMP: Final = pa.timestamp("ms", tz="UTC")
+
+_REQUIRED = (
+    pa.field("event_id", pa.string(), nullable=False),
+    pa.field("event_type", pa.string(), nullable=False),
+    pa.field("occurred_at", TIMESTAMP, nullable=False),
+    pa.field("received_at", TIMESTAMP),
+    pa.field("advertiser_id", pa.string(), nullable=False),
+)
+_OPTIONAL = (
+    pa.field("campaign_id", pa.string()),
+    pa.field("ad_group_id", pa.string()),
+    pa.field("creative_id", pa.string()),
+    pa.field("placement_id", pa.string()),
+    pa.field("publisher_id", pa.string()),
+    pa.field("impression_id", pa.string()),
+    pa.field("click_id", pa.string()),
+    pa.field("user_id", pa.string()),
+    pa.field("ip", pa.string()),
+    pa.field("user_agent", pa.string()),
+    pa.field("url", pa.string()),
+    pa.field("country", pa.string()),
+    pa.field("cost_micros", pa.int64()),
+    pa.field("revenue_micros", pa.int64()),
+    pa.field("currency", pa.string()),
+    pa.field("schema_version", pa.string()),
+    pa.field("extra", pa.string()),
+)
+_PROVENANCE = (
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("position", pa.int64(), nullable=False),
+    pa.field("record_index", pa.int32(), nullable=False),
+    pa.field("content_hash", pa.int64(), nullable=False),
+)
+
+EVENT_SCHEMA: Final = pa.schema([*_REQUIRED, *_OPTIONAL, *_PROVENANCE])
+"""One row per event in the event log (``events/date=/hour=``).
+
+``source`` and ``position`` say where the record came from (a file's address and the byte offset
+of the line in the uncompressed stream), ``record_index`` is the index of the event among those
+that one record gave, ``content_hash`` is the 64-bit XXH3 of the record as it came.
+"""
+
+DECODED_FIELDS: Final = tuple(f.name for f in (*_REQUIRED, *_OPTIONAL) if f.name != "extra")
+"""Fields that a record can set, in schema order."""
+
+DIMENSIONS: Final = (
+    "campaign_id",
+    "ad_group_id",
+    "creative_id",
+    "placement_id",
+    "publisher_id",
+    "country",
+)
+"""Event fields that a summary can be broken down by."""
+
+MEASURES: Final = (
+    "impressions",
+    "clicks",
+    "conversions",
+    "givt_clicks",
+    "net_clicks",
+    "cost_micros",
+    "revenue_micros",
+    "duplicates",
+)
+"""Additive columns of a summary: a roll-up is their sum."""
+
+
+def summary_schema(dimensions: Sequence[str] = ()) -> pa.Schema:
+    """Schema of the summaries: one row per (advertiser, dimensions, currency, window).
+
+    ``window_start`` is inclusive and ``window_end`` exclusive. ``unique_users`` is exact while it
+    is below the number of hashes kept, an estimate above (see ``adtally.transforms.uniques``).
+    ``version`` is ``generation << 40`` plus the events seen, so a newer state of a row always has
+    a higher one.
+    """
+    return pa.schema(
+        [
+            pa.field("window_start", TIMESTAMP, nullable=False),
+            pa.field("window_end", TIMESTAMP, nullable=False),
+            pa.field("window_seconds", pa.int64(), nullable=False),
+            pa.field("advertiser_id", pa.string(), nullable=False),
+            *(pa.field(name, pa.string()) for name in dimensions),
+            pa.field("currency", pa.string(), nullable=False),
+            *(pa.field(name, pa.int64(), nullable=False) for name in MEASURES),
+            pa.field("unique_users", pa.int64(), nullable=False),
+            pa.field("unique_user_hashes", pa.list_(pa.int64()), nullable=False),
+            pa.field("first_event_at", TIMESTAMP, nullable=False),
+            pa.field("last_event_at", TIMESTAMP, nullable=False),
+            pa.field("final_after", TIMESTAMP, nullable=False),
+            pa.field("generation", pa.int64(), nullable=False),
+            pa.field("version", pa.int64(), nullable=False),
+        ]
+    )
+
+
+FLAG_TYPE: Final = pa.struct(
+    [
+        pa.field("rule", pa.string()),
+        pa.field("ivt_class", pa.string()),
+        pa.field("subject_type", pa.string()),
+        pa.field("subject", pa.string()),
+        pa.field("count", pa.int64()),
+        pa.field("threshold", pa.int64()),
+        pa.field("evidence", pa.list_(pa.string())),
+    ]
+)
+"""One verdict: ``ivt_class`` is ``GIVT`` or ``SIVT``, ``evidence`` a sample of event ids."""
+
+FLAG_SCHEMA: Final = pa.schema(
+    [
+        pa.field("window_start", TIMESTAMP, nullable=False),
+        pa.field("window_end", TIMESTAMP, nullable=False),
+        pa.field("window_seconds", pa.int64(), nullable=False),
+        pa.field("advertiser_id", pa.string(), nullable=False),
+        pa.field("flags", pa.list_(FLAG_TYPE), nullable=False),
+        pa.field("ruleset_version", pa.string(), nullable=False),
+        pa.field("final_after", TIMESTAMP, nullable=False),
+        pa.field("generation", pa.int64(), nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+    ]
+)
+"""One row per (advertiser, base window) that has flags; overwritten whole, never merged."""

@@ -1,0 +1,1 @@
+"""One module per runner, and the local stack that starts the real servers."""
