@@ -1,0 +1,227 @@
+"""Read blocks of historical logs: bytes cut at line ends, with every line's address kept."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+import tenacity
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from adtally.io.decompress import READ_BYTES, BrokenFile, decompressed
+from adtally.io.logs import Block, Span
+
+CHUNK_BYTES: Final = 16 << 20
+"""Uncompressed bytes decoded at a time. Smaller costs calls, larger costs memory: decoding needs
+about four times this."""
+
+READ_ATTEMPTS: Final = 4
+_BOM: Final = b"\xef\xbb\xbf"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """From ``chunk_offset`` of a chunk on, bytes come from ``source`` at ``source_offset``."""
+
+    chunk_offset: int
+    source: str
+    source_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFile:
+    """A file, or the rest of one, that could not be read, and why."""
+
+    source: str
+    position: int
+    error_type: str
+    message: str
+
+
+@dataclass(slots=True)
+class LogChunk:
+    """Whole lines of JSON from one or more files of a block.
+
+    Attributes:
+        block: name of the block that the lines belong to.
+        sequence: number of the chunk within its block.
+        data: the bytes; every line ends with a line feed.
+        segments: where they came from, by rising ``chunk_offset``.
+        unreadable: files that failed while this chunk was read.
+        stored_bytes: bytes of the files as stored, for progress.
+        files: files finished within this chunk, for progress.
+    """
+
+    block: str
+    sequence: int
+    data: bytes = b""
+    segments: list[Segment] = field(default_factory=list)
+    unreadable: list[UnreadableFile] = field(default_factory=list)
+    stored_bytes: int = 0
+    files: int = 0
+
+
+def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChunk]:
+    """Read a block of JSON logs as chunks of whole lines, never losing the rest of a file.
+
+    A file that cannot be opened or read, after retries, becomes an ``UnreadableFile``; what was
+    read of it before stays. Line ends are added where a file's last line has none.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    chunk = LogChunk(block.name, 0)
+    for span in block.spans:
+        for item in _lines_of(span, chunk_bytes):
+            if isinstance(item, UnreadableFile):
+                chunk.unreadable.append(item)
+                continue
+            offset, data = item
+            chunk.segments.append(Segment(size, span.file.path, offset))
+            pieces.append(data)
+            size += len(data)
+            if size >= chunk_bytes:
+                chunk.data = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+                yield chunk
+                chunk, pieces, size = LogChunk(block.name, chunk.sequence + 1), [], 0
+        chunk.files += 1 if span.end in (-1, span.file.stored_bytes) else 0
+        chunk.stored_bytes += span.stored_bytes
+    chunk.data = b"".join(pieces)
+    yield chunk
+
+
+def _lines_of(span: Span, chunk_bytes: int) -> Iterator[tuple[int, bytes] | UnreadableFile]:
+    """Yield (offset, whole lines) of a span, and what went wrong as an ``UnreadableFile``."""
+    position = 0
+    try:
+        for position, data in _whole_lines(_pieces(span), span, chunk_bytes):
+            yield position, data
+            position += len(data)
+    except BrokenFile as error:
+        yield UnreadableFile(span.file.path, position, "broken_file", str(error))
+    except OSError as error:
+        message = f"cannot be read after {READ_ATTEMPTS} attempts: {error}"
+        yield UnreadableFile(span.file.path, position, "unreadable_file", message)
+
+
+def _whole_lines(
+    pieces: Iterator[bytes], span: Span, chunk_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    """Cut a stream of bytes at line ends into parts of about ``chunk_bytes``."""
+    offset = span.start
+    held: list[bytes] = []
+    size, limit = 0, chunk_bytes
+    error: BrokenFile | OSError | None = None
+    try:
+        for piece in pieces:
+            if offset == 0 and not held and piece.startswith(_BOM):
+                piece, offset = piece[len(_BOM) :], len(_BOM)
+            held.append(piece)
+            size += len(piece)
+            if size >= limit:
+                data = b"".join(held)
+                end = data.rfind(b"\n") + 1
+                if end:
+                    yield offset, data[:end]
+                    offset += end
+                held, size = [data[end:]], len(data) - end
+                limit = max(chunk_bytes, 2 * size)  # a very long line is joined few times
+    except (BrokenFile, OSError) as failure:
+        error = failure
+    data = b"".join(held)
+    if data:
+        yield offset, data if data.endswith(b"\n") else data + b"\n"
+    if error is not None:
+        raise error
+
+
+def _pieces(span: Span) -> Iterator[bytes]:
+    """The uncompressed bytes of a span, moved to line borders when it is a part of a file."""
+    if span.end < 0:
+        yield from _retried_bytes(span)
+    else:
+        yield from _range_bytes(span)
+
+
+def _retried_bytes(span: Span) -> Iterator[bytes]:
+    """All bytes of a file; when reading fails it is opened again and what came is skipped."""
+    delivered = 0
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(OSError),
+        stop=tenacity.stop_after_attempt(READ_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+        reraise=True,
+        before_sleep=tenacity.before_sleep_log(_LOG, logging.WARNING),
+    ):
+        with attempt:
+            skip = delivered
+            with _open(span.file.path) as file:
+                for piece in decompressed(file, span.file.compression):
+                    if skip >= len(piece):
+                        skip -= len(piece)
+                        continue
+                    rest = piece[skip:] if skip else piece
+                    skip = 0
+                    delivered += len(rest)
+                    yield rest
+
+
+def _range_bytes(span: Span) -> Iterator[bytes]:
+    """Lines that begin within ``[start, end)`` of a plain file."""
+    with _open(span.file.path) as file:
+        position = span.start
+        if position:
+            file.seek(position - 1)
+            position += len(file.readline()) - 1
+        while position < span.end:
+            data = file.read(min(READ_BYTES, span.end - position))
+            if not data:
+                return
+            position += len(data)
+            if position >= span.end and not data.endswith(b"\n"):
+                data += file.readline()
+            yield data
+
+
+def _open(path: str) -> BinaryIO:
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def prefetched(chunks: Iterator[LogChunk], depth: int = 1) -> Iterator[LogChunk]:
+    """Read ahead in a thread, so that reading and gunzip overlap with decoding."""
+    ready: queue.Queue[LogChunk | BaseException | None] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def offer(item: LogChunk | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def read() -> None:
+        try:
+            for chunk in chunks:
+                if not offer(chunk):
+                    return
+            offer(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            offer(error)
+
+    thread = threading.Thread(target=read, name="adtally-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,310 @@
+"""Records to events: one schema, whole chunks at a time, every record accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+import polars_hash as plh
+import pyarrow as pa
+
+from adtally.io import schema
+from adtally.io.arrow import with_tag
+from adtally.io.dead_letters import DeadLetter
+from adtally.io.read_logs import LogChunk
+from adtally.transforms import columns
+from adtally.transforms.json_lines import parse_lines
+from adtally.transforms.mapping import (
+    MONEY_FIELDS,
+    TIME_FIELDS,
+    EventMapping,
+    FieldRule,
+    Mapping,
+)
+
+DAY_MS: Final = 86_400_000
+VALUE_LIMIT: Final = 200
+"""Characters of a bad value that a dead letter's message repeats."""
+
+
+@dataclass(frozen=True)
+class Plausible:
+    """Times outside of this are dead letters: one bad clock must not open windows without end.
+
+    Attributes:
+        earliest_ms: the first plausible ``occurred_at``; before 2000 there was no ad tracking.
+        ahead_ms: how far ``occurred_at`` may lie after ``received_at``, or after ``now`` where a
+            record does not say when it was received. A day covers clocks in a wrong time zone.
+    """
+
+    earliest_ms: int = 946_684_800_000
+    ahead_ms: int = DAY_MS
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Events of one chunk (``schema.EVENT_SCHEMA``) and the records that gave none.
+
+    ``records`` counts both: records that gave events, plus ``len(dead_letters)``.
+    """
+
+    events: pa.Table
+    dead_letters: list[DeadLetter]
+    records: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a record gave no event."""
+
+    error_type: str
+    message: str
+
+
+def decode(
+    chunk: LogChunk, mapping: Mapping, *, now_ms: int, plausible: Plausible | None = None
+) -> Decoded:
+    """Decode a chunk of JSON lines.
+
+    A record gives all of its events or one dead letter, whatever its neighbours are.
+
+    Args:
+        chunk: whole lines, and where they came from.
+        mapping: how records become events.
+        now_ms: time of processing, stamped on dead letters.
+        plausible: limits of ``occurred_at``.
+    """
+    parsed = parse_lines(chunk.data, mapping.sources, exact_fields=_money_sources(mapping))
+    texts = pl.DataFrame(pl.from_arrow(parsed.columns))
+    offsets = np.asarray(parsed.offsets, dtype=np.int64)
+    common = _provenance(chunk, offsets).with_columns(
+        pl.Series("content_hash", parsed.content_hash, dtype=pl.Int64),
+        pl.Series("extra", pl.from_arrow(parsed.extra), dtype=pl.String),
+    )
+    frames: list[pl.DataFrame] = []
+    failures: dict[int, Failure] = {}
+    for index, event in enumerate(mapping.events):
+        rows, part = _chosen(texts, event)
+        frame, failed = _typed(part, event, now_ms, plausible or Plausible())
+        failures = {int(rows[at]): failure for at, failure in failed.items()} | failures
+        frames.append(_with_common(frame, common, rows, index))
+    letters = [
+        _dead_letter(chunk, line.offset, line.payload, now_ms, line.error_type, line.message)
+        for line in parsed.rejected
+    ]
+    for row, failure in sorted(failures.items()):
+        at = int(offsets[row])
+        payload = _line_at(chunk.data, at)
+        letters.append(
+            _dead_letter(chunk, at, payload, now_ms, failure.error_type, failure.message)
+        )
+    events = with_tag(
+        _assembled(frames, failures), block=chunk.block, sequence=str(chunk.sequence)
+    )
+    return Decoded(events, letters, texts.height + len(parsed.rejected))
+
+
+def _money_sources(mapping: Mapping) -> list[str]:
+    found = {
+        rule.source
+        for event in mapping.events
+        for name, rule in event.fields.items()
+        if name in MONEY_FIELDS and rule.source is not None
+    }
+    return sorted(found)
+
+
+def _chosen(texts: pl.DataFrame, event: EventMapping) -> tuple[np.ndarray, pl.DataFrame]:
+    """The rows that an event rule applies to."""
+    if event.when is None:
+        return np.arange(texts.height), texts
+    chosen = texts[event.when.field].is_in(event.when.values).fill_null(False)
+    return np.flatnonzero(chosen.to_numpy()), texts.filter(chosen)
+
+
+class _Checks:
+    """Failures by row; the first one found for a row stands."""
+
+    def __init__(self) -> None:
+        self.failures: dict[int, Failure] = {}
+
+    def fail(self, failed: pl.Series, error_type: str, field: str, raw: pl.Series, why: str) -> None:
+        for at in failed.fill_null(False).arg_true().to_list():
+            value = raw[at]
+            shown = "missing" if value is None else repr(value[:VALUE_LIMIT])
+            message = f"{field} is {shown}; the record was not counted. {why}"
+            self.failures.setdefault(at, Failure(error_type, message))
+
+
+def _typed(
+    texts: pl.DataFrame, event: EventMapping, now_ms: int, plausible: Plausible
+) -> tuple[pl.DataFrame, dict[int, Failure]]:
+    """Typed columns of one event rule, and the rows that fail."""
+    raw = {name: _text(texts, rule, name) for name, rule in event.fields.items()}
+    checks = _Checks()
+    out = dict(raw)
+    for name in TIME_FIELDS:
+        if name in raw:
+            rule = event.fields[name]
+            out[name] = columns.parse_times(raw[name], rule).alias(name)
+            wrong = raw[name].is_not_null() & out[name].is_null()
+            why = f"It has to be a time as {rule.time_format}; correct it or the mapping."
+            checks.fail(wrong, "invalid_timestamp", name, raw[name], why)
+    for name in MONEY_FIELDS:
+        if name in raw:
+            rule = event.fields[name]
+            out[name] = columns.parse_money(raw[name], rule).alias(name)
+            wrong = raw[name].is_not_null() & out[name].is_null()
+            why = _money_remedy(rule)
+            checks.fail(wrong, "invalid_money", name, raw[name], why)
+    for name in ("event_type", "advertiser_id", "occurred_at"):
+        checks.fail(raw[name].is_null(), "missing_field", name, raw[name], "It is required.")
+    if event.fields["event_type"].constant is None:
+        unknown = ~raw["event_type"].is_in(schema.EVENT_TYPES)
+        why = f"It has to be one of {', '.join(schema.EVENT_TYPES)}."
+        checks.fail(unknown, "unknown_event_type", "event_type", raw["event_type"], why)
+    _check_currency(out, raw, checks)
+    _check_plausible(out, raw, checks, now_ms, plausible)
+    return pl.DataFrame(out), checks.failures
+
+
+def _money_remedy(rule: FieldRule) -> str:
+    if rule.micros_per_unit == 1:
+        return "It has to be a whole number of micros; a mapping can convert other units."
+    return (
+        f"Times {rule.micros_per_unit} it has to be a whole number of micros within 64 bits; "
+        f"rounding = 'half_even' in the mapping allows fractions."
+    )
+
+
+def _text(texts: pl.DataFrame, rule: FieldRule, name: str) -> pl.Series:
+    """The text that a rule takes from each record; empty text counts as absent."""
+    if rule.constant is not None:
+        return pl.repeat(rule.constant, texts.height, dtype=pl.String, eager=True).alias(name)
+    assert rule.source is not None  # noqa: S101 - the mapping was checked
+    value = pl.col(rule.source)
+    if rule.path is not None:
+        value = value.str.json_path_match(rule.path)
+    value = pl.when(value != "").then(value)
+    if rule.default is not None:
+        value = value.fill_null(rule.default)
+    return texts.select(value.alias(name)).to_series()
+
+
+def _check_currency(
+    out: dict[str, pl.Series], raw: dict[str, pl.Series], checks: _Checks
+) -> None:
+    height = raw["event_type"].len()
+    absent = pl.repeat(None, height, dtype=pl.String, eager=True)
+    currency = raw.get("currency", absent)
+    malformed = ~currency.str.contains(r"^[A-Z]{3}$")
+    checks.fail(malformed, "invalid_currency", "currency", currency, "It has to be ISO 4217.")
+    for name in MONEY_FIELDS:
+        if name in out:
+            orphan = (out[name] != 0) & currency.is_null()
+            why = f"It is required where {name} is not zero: sums never cross currencies."
+            checks.fail(orphan, "missing_currency", "currency", currency, why)
+
+
+def _check_plausible(
+    out: dict[str, pl.Series],
+    raw: dict[str, pl.Series],
+    checks: _Checks,
+    now_ms: int,
+    plausible: Plausible,
+) -> None:
+    occurred = out["occurred_at"]
+    latest = (
+        out["received_at"].fill_null(now_ms)
+        if "received_at" in out
+        else pl.repeat(now_ms, occurred.len(), dtype=pl.Int64, eager=True)
+    )
+    wrong = (occurred < plausible.earliest_ms) | (occurred > latest + plausible.ahead_ms)
+    why = (
+        "It is implausible: before the year 2000, or more than a day after it was received; "
+        "check the clock, or the time format of the mapping."
+    )
+    checks.fail(wrong, "implausible_time", "occurred_at", raw["occurred_at"], why)
+
+
+def _provenance(chunk: LogChunk, offsets: np.ndarray) -> pl.DataFrame:
+    """``source`` and ``position`` of each line."""
+    starts = np.array([segment.chunk_offset for segment in chunk.segments], dtype=np.int64)
+    bases = np.array([segment.source_offset for segment in chunk.segments], dtype=np.int64)
+    index = np.searchsorted(starts, offsets, side="right") - 1
+    names = pl.Series([segment.source for segment in chunk.segments], dtype=pl.String)
+    return pl.DataFrame(
+        {
+            "source": names.gather(index.astype(np.uint32)),
+            "position": offsets - starts[index] + bases[index] if len(offsets) else offsets,
+        },
+        schema={"source": pl.String, "position": pl.Int64},
+    )
+
+
+def _with_common(
+    frame: pl.DataFrame, common: pl.DataFrame, rows: np.ndarray, index: int
+) -> pl.DataFrame:
+    part = common if len(rows) == common.height else common[rows]
+    return frame.hstack(part).with_columns(
+        pl.lit(index, pl.Int32).alias("record_index"), pl.Series("row", rows, dtype=pl.Int64)
+    )
+
+
+def _assembled(frames: Iterable[pl.DataFrame], failures: dict[int, Failure]) -> pa.Table:
+    """All events of the chunk in ``EVENT_SCHEMA``; failed records are left out whole."""
+    parts = []
+    for frame in frames:
+        good = frame
+        if failures:
+            keep = np.ones(frame.height, dtype=bool)
+            keep[np.isin(frame["row"].to_numpy(), list(failures))] = False
+            good = frame.filter(pl.Series(keep))
+        missing = [
+            pl.lit(None, pl.Int64 if name in MONEY_FIELDS + TIME_FIELDS else pl.String).alias(name)
+            for name in schema.DECODED_FIELDS
+            if name not in good.columns
+        ]
+        parts.append(_with_event_id(good.with_columns(missing)))
+    frame = pl.concat([part.select(schema.EVENT_SCHEMA.names) for part in parts])
+    times = [pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC") for name in TIME_FIELDS]
+    table = frame.with_columns(times).to_arrow(compat_level=pl.CompatLevel.newest())
+    return table.cast(schema.EVENT_SCHEMA)
+
+
+def _with_event_id(frame: pl.DataFrame) -> pl.DataFrame:
+    """Derive ids where the record has none: a hash of where it came from, so a replay agrees."""
+    if not frame["event_id"].null_count():
+        return frame
+    place = pl.concat_str(
+        "source", pl.lit("@"), pl.col("position"), pl.lit("#"), pl.col("record_index")
+    )
+    derived = frame.filter(pl.col("event_id").is_null()).select(place.alias("place"))
+    hashes = derived.select(plh.col("place").nchash.xxh3_128())["place"]
+    ids = pl.Series([f"{value:032x}" for value in hashes.to_list()], dtype=pl.String)
+    empty = frame["event_id"].is_null().arg_true()
+    return frame.with_columns(frame["event_id"].scatter(empty, ids))
+
+
+def _line_at(data: bytes, offset: int) -> bytes:
+    end = data.find(b"\n", offset)
+    return data[offset : end if end >= 0 else len(data)].removesuffix(b"\r")
+
+
+def _dead_letter(
+    chunk: LogChunk, offset: int, payload: bytes, now_ms: int, error_type: str, message: str
+) -> DeadLetter:
+    at = np.searchsorted([s.chunk_offset for s in chunk.segments], offset, side="right") - 1
+    segment = chunk.segments[int(at)]
+    return DeadLetter.of(
+        failed_at=now_ms,
+        stage="decode",
+        error_type=error_type,
+        message=message,
+        source=segment.source,
+        position=str(offset - segment.chunk_offset + segment.source_offset),
+        payload=payload,
+    )

@@ -1,0 +1,151 @@
+"""Events to slices: only what the tally needs, cut so that few elements cross the shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+import polars_hash as plh
+import pyarrow as pa
+
+from adtally.io import schema
+from adtally.transforms.windows import utc
+
+SHARDS: Final = 16
+"""Groups per window. Each costs some milliseconds, and holds its share of a window in memory."""
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """How events are cut.
+
+    Attributes:
+        base_window_ms: the base window, which decides what is late.
+        beam_window_ms: a multiple of it: each slice lies in exactly one of these.
+        allowed_lateness_ms: an event received later than its base window's end plus this is late.
+            None counts every event (a re-tally from the complete log).
+        dimensions: event fields that summaries are broken down by.
+        shards: slices are keyed by a hash of the advertiser modulo this.
+        from_ms, to_ms: only events of ``[from, to)`` count; None is open.
+        keep_position: carry a hash of the record's address, so that a row which the log holds
+            twice is not taken for a duplicate event.
+    """
+
+    base_window_ms: int
+    beam_window_ms: int
+    allowed_lateness_ms: int | None
+    dimensions: tuple[str, ...] = ()
+    shards: int = SHARDS
+    from_ms: int | None = None
+    to_ms: int | None = None
+    keep_position: bool = False
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Events of one shard within one Beam window that begins at ``window_start_ms``."""
+
+    shard: int
+    window_start_ms: int
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Slices, the late events (``EVENT_SCHEMA`` and ``window_start``), and those out of range."""
+
+    slices: list[Slice]
+    late: pa.Table
+    out_of_range: int
+
+
+def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.Schema:
+    """Schema of a slice: under 100 bytes an event."""
+    fields = [
+        pa.field("advertiser_id", pa.string()),
+        pa.field("event_type", pa.int8()),
+        pa.field("event_id", pa.string()),
+        pa.field("occurred_at", pa.int64()),
+        pa.field("content_hash", pa.int64()),
+        pa.field("currency", pa.string()),
+        pa.field("cost_micros", pa.int64()),
+        pa.field("revenue_micros", pa.int64()),
+        pa.field("user_hash", pa.int64()),
+        pa.field("ip", pa.string()),
+        *(pa.field(name, pa.string()) for name in dimensions),
+    ]
+    if keep_position:
+        fields.append(pa.field("position_hash", pa.int64()))
+    return pa.schema(fields)
+
+
+def slice_events(events: pa.Table, spec: SliceSpec) -> Sliced:
+    """Cut a batch of events (``EVENT_SCHEMA``) into slices; nothing is lost between the outputs."""
+    frame = pl.DataFrame(pl.from_arrow(events))
+    occurred = pl.col("occurred_at").dt.epoch("ms")
+    window = (occurred // spec.base_window_ms) * spec.base_window_ms
+    inside = pl.lit(True)
+    if spec.from_ms is not None:
+        inside = inside & (occurred >= spec.from_ms)
+    if spec.to_ms is not None:
+        inside = inside & (occurred < spec.to_ms)
+    late = pl.lit(False)
+    if spec.allowed_lateness_ms is not None:
+        deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
+        late = (pl.col("received_at").dt.epoch("ms") > deadline).fill_null(False)
+    ranged = frame if spec.from_ms is None and spec.to_ms is None else frame.filter(inside)
+    is_late = ranged.select(late.alias("late")).to_series()
+    late_frame, counted = ranged.clear(), ranged
+    if is_late.any():
+        late_frame, counted = ranged.filter(is_late), ranged.filter(~is_late)
+    late_table = late_frame.with_columns(utc(window).alias("window_start"))
+    return Sliced(
+        list(_cut(counted, spec)),
+        late_table.to_arrow(compat_level=pl.CompatLevel.newest()),
+        frame.height - ranged.height,
+    )
+
+
+def _cut(frame: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
+    if not frame.height:
+        return
+    target = narrow_schema(spec.dimensions, spec.keep_position)
+    narrow = frame.select(_narrow(spec))
+    for (start, shard), part in narrow.partition_by(
+        ["beam_window", "shard"], as_dict=True, maintain_order=True, include_key=False
+    ).items():
+        table = part.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(target)
+        yield Slice(int(shard), int(start), table)
+
+
+def _narrow(spec: SliceSpec) -> list[pl.Expr]:
+    occurred = pl.col("occurred_at").dt.epoch("ms")
+    types = {name: index for index, name in enumerate(schema.EVENT_TYPES)}
+    columns = [
+        (occurred // spec.beam_window_ms * spec.beam_window_ms).alias("beam_window"),
+        (plh.col("advertiser_id").nchash.xxh3_64() % spec.shards).cast(pl.Int64).alias("shard"),
+        pl.col("advertiser_id"),
+        pl.col("event_type").replace_strict(types, return_dtype=pl.Int8),
+        pl.col("event_id"),
+        occurred.alias("occurred_at"),
+        pl.col("content_hash"),
+        pl.col("currency").fill_null(schema.NO_CURRENCY),
+        pl.col("cost_micros").fill_null(0),
+        pl.col("revenue_micros").fill_null(0),
+        plh.col("user_id").nchash.xxh3_64().reinterpret(signed=True).alias("user_hash"),
+        # Only clicks are judged by address; nulls cost nothing in the shuffle.
+        pl.when(pl.col("event_type") == "click").then(pl.col("ip")).alias("ip"),
+        *(pl.col(name) for name in spec.dimensions),
+    ]
+    if spec.keep_position:
+        columns.append(_position_hash())
+    return columns
+
+
+def _position_hash() -> pl.Expr:
+    place = plh.concat_str(
+        "source", pl.lit("@"), pl.col("position"), pl.lit("#"), pl.col("record_index")
+    )
+    return place.nchash.xxh3_64().reinterpret(signed=True).alias("position_hash")
