@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import datetime
+import gzip
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import msgspec
+
+from adtally.io.files import atomic_write, delete, join, list_paths
 
 DEAD_LETTER_VERSION: Final = 1
 MESSAGE_LIMIT: Final = 2_000
@@ -70,3 +78,88 @@ class DeadLetter:
         if self.payload_encoding == "base64":
             return base64.b64decode(self.payload)
         return self.payload.encode("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class LetterBatch:
+    """Dead letters of one block of input, from its chunk ``sequence`` on."""
+
+    block: str
+    sequence: int
+    letters: list[DeadLetter]
+
+
+def encode_lines(letters: Iterable[DeadLetter]) -> bytes:
+    """Dead letters as gzip JSON lines, the same bytes for the same letters."""
+    encoder = msgspec.json.Encoder()
+    lines = b"".join(encoder.encode(_readable(letter)) + b"\n" for letter in letters)
+    return gzip.compress(lines, mtime=0)
+
+
+def decode_lines(data: bytes) -> Iterator[DeadLetter]:
+    """Read back what :func:`encode_lines` wrote.
+
+    Raises:
+        ValueError: a line is not a dead letter that this version understands.
+    """
+    for number, line in enumerate(gzip.decompress(data).splitlines(), start=1):
+        try:
+            fields = msgspec.json.decode(line, type=_Line)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"line {number} is not a dead letter: {error}") from error
+        if fields.version > DEAD_LETTER_VERSION:
+            raise ValueError(
+                f"line {number} has version {fields.version}, newer than {DEAD_LETTER_VERSION}; "
+                f"upgrade adtally to replay it."
+            )
+        yield DeadLetter(**{**msgspec.structs.asdict(fields), "failed_at": _ms(fields.failed_at)})
+
+
+class _Line(msgspec.Struct):
+    failed_at: datetime.datetime
+    stage: str
+    error_type: str
+    message: str
+    source: str
+    position: str
+    payload: str
+    payload_encoding: str
+    version: int
+
+
+def _readable(letter: DeadLetter) -> dict[str, Any]:
+    at = datetime.datetime.fromtimestamp(letter.failed_at / 1000, datetime.UTC)
+    return {**dataclasses.asdict(letter), "failed_at": at}
+
+
+def _ms(at: datetime.datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+def dead_letter_path(folder: str, failed_at: int, name: str) -> str:
+    """Address of a file of dead letters: ``date=YYYY-MM-DD/NAME.jsonl.gz`` below ``folder``."""
+    at = datetime.datetime.fromtimestamp(failed_at / 1000, datetime.UTC)
+    return join(folder, f"date={at:%Y-%m-%d}", f"{name}.jsonl.gz")
+
+
+def write_dead_letters(letters: list[DeadLetter], folder: str, name: str) -> str:
+    """Write letters as one file, atomically; returns its address."""
+    path = dead_letter_path(folder, letters[0].failed_at, name)
+    with atomic_write(path) as file:
+        file.write(encode_lines(letters))
+    return path
+
+
+def remove_dead_letters(folder: str, names: Iterable[str]) -> int:
+    """Remove the files of some blocks, whatever their date; returns how many.
+
+    The same inputs decoded again give one set of dead letters, not two.
+    """
+    wanted = set(names)
+    paths = [
+        path
+        for path in list_paths(join(folder, "date=*", "*.jsonl.gz"))
+        if path.rsplit("/", 1)[-1].rsplit("-", 1)[0] in wanted
+    ]
+    delete(paths)
+    return len(paths)

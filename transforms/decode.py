@@ -77,7 +77,7 @@ def decode(
         now_ms: time of processing, stamped on dead letters.
         plausible: limits of ``occurred_at``.
     """
-    parsed = parse_lines(chunk.data, mapping.sources, exact_fields=_money_sources(mapping))
+    parsed = parse_lines(chunk.data, mapping.sources)
     texts = pl.DataFrame(pl.from_arrow(parsed.columns))
     offsets = np.asarray(parsed.offsets, dtype=np.int64)
     common = _provenance(chunk, offsets).with_columns(
@@ -105,16 +105,6 @@ def decode(
         _assembled(frames, failures), block=chunk.block, sequence=str(chunk.sequence)
     )
     return Decoded(events, letters, texts.height + len(parsed.rejected))
-
-
-def _money_sources(mapping: Mapping) -> list[str]:
-    found = {
-        rule.source
-        for event in mapping.events
-        for name, rule in event.fields.items()
-        if name in MONEY_FIELDS and rule.source is not None
-    }
-    return sorted(found)
 
 
 def _chosen(texts: pl.DataFrame, event: EventMapping) -> tuple[np.ndarray, pl.DataFrame]:
@@ -184,7 +174,7 @@ def _text(texts: pl.DataFrame, rule: FieldRule, name: str) -> pl.Series:
     """The text that a rule takes from each record; empty text counts as absent."""
     if rule.constant is not None:
         return pl.repeat(rule.constant, texts.height, dtype=pl.String, eager=True).alias(name)
-    assert rule.source is not None  # noqa: S101 - the mapping was checked
+    assert rule.source is not None
     value = pl.col(rule.source)
     if rule.path is not None:
         value = value.str.json_path_match(rule.path)

@@ -11,7 +11,7 @@ import polars_hash as plh
 import pyarrow as pa
 
 from adtally.io import schema
-from adtally.transforms.windows import utc
+from adtally.transforms.windows import Ranges, utc, within
 
 SHARDS: Final = 16
 """Groups per window. Each costs some milliseconds, and holds its share of a window in memory."""
@@ -28,7 +28,7 @@ class SliceSpec:
             None counts every event (a re-tally from the complete log).
         dimensions: event fields that summaries are broken down by.
         shards: slices are keyed by a hash of the advertiser modulo this.
-        from_ms, to_ms: only events of ``[from, to)`` count; None is open.
+        ranges: only events of one of these ``[from, to)``, in milliseconds, count; empty for all.
         keep_position: carry a hash of the record's address, so that a row which the log holds
             twice is not taken for a duplicate event.
     """
@@ -38,8 +38,7 @@ class SliceSpec:
     allowed_lateness_ms: int | None
     dimensions: tuple[str, ...] = ()
     shards: int = SHARDS
-    from_ms: int | None = None
-    to_ms: int | None = None
+    ranges: Ranges = ()
     keep_position: bool = False
 
 
@@ -86,16 +85,11 @@ def slice_events(events: pa.Table, spec: SliceSpec) -> Sliced:
     frame = pl.DataFrame(pl.from_arrow(events))
     occurred = pl.col("occurred_at").dt.epoch("ms")
     window = (occurred // spec.base_window_ms) * spec.base_window_ms
-    inside = pl.lit(True)
-    if spec.from_ms is not None:
-        inside = inside & (occurred >= spec.from_ms)
-    if spec.to_ms is not None:
-        inside = inside & (occurred < spec.to_ms)
     late = pl.lit(False)
     if spec.allowed_lateness_ms is not None:
         deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
         late = (pl.col("received_at").dt.epoch("ms") > deadline).fill_null(False)
-    ranged = frame if spec.from_ms is None and spec.to_ms is None else frame.filter(inside)
+    ranged = frame.filter(within(occurred, occurred + 1, spec.ranges)) if spec.ranges else frame
     is_late = ranged.select(late.alias("late")).to_series()
     late_frame, counted = ranged.clear(), ranged
     if is_late.any():

@@ -43,10 +43,14 @@ class TallySpec:
 
 @dataclass(frozen=True)
 class Tally:
-    """Summaries (``schema.summary_schema``) and flags (``schema.FLAG_SCHEMA``), sorted by key."""
+    """Summaries (``schema.summary_schema``) and flags (``schema.FLAG_SCHEMA``), sorted by key.
+
+    ``copies`` counts rows that the log held more than once, which are no events.
+    """
 
     summaries: pa.Table
     flags: pa.Table
+    copies: int = 0
 
 
 def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
@@ -61,7 +65,8 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     clicks = events.filter((pl.col("event_type") == _CLICK) & pl.col("counted"))
     flagged = rules.click_rate_ip(clicks, spec.ruleset.click_rate_ip)
     summaries = _with_givt(summaries, clicks, flagged, spec)
-    return Tally(_summary_table(summaries, spec), _flag_table(flagged, summaries, spec))
+    copies = sum(part.num_rows for part in slices) - events.height
+    return Tally(_summary_table(summaries, spec), _flag_table(flagged, summaries, spec), copies)
 
 
 _IMPRESSION, _CLICK, _CONVERSION = range(3)

@@ -12,6 +12,15 @@ GENERATION_BITS: Final = 40
 SEEN_MASK: Final = (1 << GENERATION_BITS) - 1
 
 
+Ranges = tuple[tuple[int, int], ...]
+"""Ranges ``[from, to)`` of event time, in milliseconds since the epoch."""
+
+
+def within(start: pl.Expr, end: pl.Expr, ranges: Ranges) -> pl.Expr:
+    """True where ``[start, end)`` lies whole inside one of the ranges."""
+    return pl.any_horizontal((start >= low) & (end <= high) for low, high in ranges)
+
+
 def utc(ms: pl.Expr) -> pl.Expr:
     """Milliseconds since the epoch as a timestamp."""
     return ms.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")

@@ -1,0 +1,97 @@
+"""Files that appear whole or not at all, through Beam's filesystems."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+def join(base: str, *parts: str) -> str:
+    """Join with forward slashes, local paths and URIs alike."""
+    return posixpath.join(base, *parts)
+
+
+class AtomicFile:
+    """A file under a temporary name until :meth:`commit` renames it to its own.
+
+    The temporary name ends in ``.tmp``, so no reader's pattern sees it. Committing over an
+    existing file replaces it: names come from the identity of the inputs, so a retry or a second
+    run replaces a file with the same content.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        folder, name = posixpath.split(path)
+        make_folder(folder)
+        self._temporary = join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+        self.file: BinaryIO = FileSystems.create(
+            self._temporary, compression_type=CompressionTypes.UNCOMPRESSED
+        )
+
+    def commit(self) -> None:
+        """Close the file and give it its name."""
+        self.file.close()
+        FileSystems.rename([self._temporary], [self.path])
+
+    def abort(self) -> None:
+        """Close the file and remove it."""
+        self.file.close()
+        FileSystems.delete([self._temporary])
+
+
+@contextlib.contextmanager
+def atomic_write(path: str) -> Iterator[BinaryIO]:
+    """Write a file that appears under its name when the block ends without an error."""
+    target = AtomicFile(path)
+    try:
+        yield target.file
+    except BaseException:
+        target.abort()
+        raise
+    target.commit()
+
+
+def make_folder(folder: str) -> None:
+    """Create a folder, its parents too; one that exists is fine, also when made just now."""
+    if not folder or FileSystems.exists(folder):
+        return
+    try:
+        FileSystems.mkdirs(folder)
+    except (BeamIOError, OSError):
+        if not FileSystems.exists(folder):
+            raise
+
+
+def list_paths(pattern: str) -> list[str]:
+    """Addresses of the files that match a pattern, sorted; none is fine."""
+    return sorted(item.path for item in FileSystems.match([pattern])[0].metadata_list)
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a file, not decompressed."""
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        return file.read()
+
+
+def delete(paths: list[str]) -> None:
+    """Remove files."""
+    if paths:
+        FileSystems.delete(paths)
+
+
+def remove_leftovers(folder: str) -> int:
+    """Remove temporary files that a killed run left below ``folder``; returns how many."""
+    leftovers = [path for path in list_paths(join(folder, "**")) if _is_leftover(path)]
+    delete(leftovers)
+    return len(leftovers)
+
+
+def _is_leftover(path: str) -> bool:
+    name = posixpath.basename(path)
+    return name.startswith(".") and name.endswith(".tmp")

@@ -1,0 +1,66 @@
+"""Generations: corrections of the past, allocated, and visible all at once or not at all."""
+
+from __future__ import annotations
+
+import posixpath
+import uuid
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adtally.io.files import atomic_write, join, list_paths
+from adtally.io.schema import TIMESTAMP
+
+COMMIT_SCHEMA = pa.schema(
+    [
+        pa.field("generation", pa.int64(), nullable=False),
+        pa.field("range_from", TIMESTAMP, nullable=False),
+        pa.field("range_to", TIMESTAMP, nullable=False),
+        pa.field("committed_at", TIMESTAMP, nullable=False),
+    ]
+)
+"""One row per range ``[from, to)`` that a generation re-tallied whole."""
+
+
+def allocate(output: str) -> int:
+    """Reserve the next generation of an output.
+
+    A claim is a small file; of claims for the same number the least name wins and the others try
+    the next, so two runs never share one. Unused numbers are harmless.
+    """
+    while True:
+        taken = [int(posixpath.basename(path).split("-")[0]) for path in _claims(output)]
+        number = max(taken, default=0) + 1
+        mine = join(output, "generations", "claims", f"{number}-{uuid.uuid4().hex}")
+        with atomic_write(mine) as file:
+            file.write(b"")
+        rivals = [p for p in _claims(output) if posixpath.basename(p).startswith(f"{number}-")]
+        if posixpath.basename(min(rivals)) == posixpath.basename(mine):
+            return number
+
+
+def _claims(output: str) -> list[str]:
+    return list_paths(join(output, "generations", "claims", "*-*"))
+
+
+def commit(
+    output: str, generation: int, ranges: Sequence[tuple[int, int]], committed_at_ms: int
+) -> str:
+    """Make a generation the one that readers see for its ranges (milliseconds); returns the marker.
+
+    Written after everything else, as one atomic file.
+    """
+    path = join(output, "generations", f"generation={generation}.parquet")
+    table = pa.table(
+        [
+            pa.array([generation] * len(ranges), pa.int64()),
+            pa.array([start for start, _ in ranges], TIMESTAMP),
+            pa.array([end for _, end in ranges], TIMESTAMP),
+            pa.array([committed_at_ms] * len(ranges), TIMESTAMP),
+        ],
+        schema=COMMIT_SCHEMA,
+    )
+    with atomic_write(path) as file:
+        pq.write_table(table, file)
+    return path

@@ -1,0 +1,165 @@
+"""Sinks of the graph that write files: event log, tables, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import polars as pl
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from adtally.io.arrow import tag
+from adtally.io.dead_letters import DeadLetter, LetterBatch, write_dead_letters
+from adtally.io.files import join
+from adtally.io.logs import identity
+from adtally.io.parquet import LogWriter, date_partition, write_table
+from adtally.io.sources import NAMESPACE
+
+
+@dataclass
+class WriteEventLog(beam.PTransform):
+    """Append batches of events to ``folder`` as ``date=/hour=/BLOCK-SEQUENCE.parquet``.
+
+    Guarantee: at least once. Files appear whole when the bundle ends; a bundle that is run again
+    writes the same names. Batches carry the tags ``block`` and ``sequence``.
+    """
+
+    folder: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, events: Any) -> Any:
+        return events | "Write log" >> beam.ParDo(_WriteLog(self.folder))
+
+
+class _WriteLog(beam.DoFn):
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._writer: LogWriter | None = None
+
+    def setup(self) -> None:
+        self._rows = Metrics.counter(NAMESPACE, "log_rows")
+
+    def start_bundle(self) -> None:
+        if self._writer is not None:  # the bundle before this one failed half-way
+            self._writer.abort()
+        self._writer = LogWriter(self._folder)
+
+    def process(self, events: pa.Table) -> None:
+        if events.num_rows:
+            assert self._writer is not None  # noqa: S101 - start_bundle made it
+            self._writer.write(events, tag(events, "block"), tag(events, "sequence"))
+            self._rows.inc(events.num_rows)
+
+    def finish_bundle(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
+
+
+@dataclass
+class WriteToParquet(beam.PTransform):
+    """Write tables below ``folder`` as ``date=/JOB-PART.parquet``, by date of ``window_start``.
+
+    Guarantee: effectively once. Names follow from the job and the tag ``part`` of each table, so
+    a retry replaces a file by the same content.
+
+    Attributes:
+        folder: such as ``OUTPUT/summaries/window=60s/generation=0``.
+        job: identity of the run's inputs.
+        rows_counter: name of the metric that counts rows.
+    """
+
+    folder: str
+    job: str
+    rows_counter: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, tables: Any) -> Any:
+        return tables | "Write tables" >> beam.ParDo(
+            _WriteTables(self.folder, self.job, self.rows_counter)
+        )
+
+
+class _WriteTables(beam.DoFn):
+    def __init__(self, folder: str, job: str, rows_counter: str) -> None:
+        self._folder = folder
+        self._job = job
+        self._rows_counter = rows_counter
+
+    def setup(self) -> None:
+        self._rows = Metrics.counter(NAMESPACE, self._rows_counter)
+
+    def process(self, table: pa.Table) -> None:
+        for date, part in split_by_date(table):
+            name = f"{self._job}-{tag(table, 'part')}.parquet"
+            write_table(part, join(self._folder, date, name))
+        self._rows.inc(table.num_rows)
+
+
+def split_by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The parts of a table by the date of ``window_start``, with their partition folders."""
+    plain = table.replace_schema_metadata(None)
+    starts = pl.Series(plain["window_start"]).dt.truncate("1d").dt.epoch("ms")
+    days = starts.unique().sort().to_list()
+    for day in days:
+        part = plain if len(days) == 1 else plain.filter((starts == day).to_arrow())
+        yield date_partition(day), part
+
+
+@dataclass
+class WriteDeadLetters(beam.PTransform):
+    """Write dead letters below ``folder`` as ``date=/BLOCK-SEQUENCE.jsonl.gz``.
+
+    Guarantee: at least once, as the event log: one file per block of input, whole when the bundle
+    ends, under the same name when it is run again.
+    """
+
+    folder: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, letters: Any) -> Any:
+        return letters | "Write letters" >> beam.ParDo(_WriteLetters(self.folder))
+
+
+class _WriteLetters(beam.DoFn):
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._held: LetterBatch | None = None
+
+    def setup(self) -> None:
+        self._written = Metrics.counter(NAMESPACE, "dead_letters_written")
+
+    def start_bundle(self) -> None:
+        self._held = None
+
+    def process(self, batch: LetterBatch) -> None:
+        held = self._held
+        if held is not None and held.block == batch.block:
+            self._held = LetterBatch(held.block, held.sequence, held.letters + batch.letters)
+        else:
+            self._write()
+            self._held = batch
+
+    def finish_bundle(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        batch, self._held = self._held, None
+        if batch is not None and batch.letters:
+            write_dead_letters(batch.letters, self._folder, f"{batch.block}-{batch.sequence:05d}")
+            self._written.inc(len(batch.letters))
+
+
+def batch_by_content(letters: list[DeadLetter]) -> LetterBatch:
+    """A batch named after what is in it, for letters that come without a block."""
+    ordered = sorted(letters, key=lambda letter: (letter.source, letter.position))
+    return LetterBatch(identity((x.source, x.position, x.payload) for x in ordered), 0, ordered)

@@ -1,0 +1,91 @@
+"""The SQL views that are shipped with an output."""
+
+from __future__ import annotations
+
+import importlib.resources
+import string
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from adtally.io import schema
+from adtally.io.files import atomic_write, join, list_paths
+from adtally.io.generations import COMMIT_SCHEMA
+
+VIEWS_NAME = "views.sql"
+
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.string_view(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    schema.TIMESTAMP: "TIMESTAMPTZ",
+    pa.list_(pa.int64()): "BIGINT[]",
+    pa.list_(schema.FLAG_TYPE): (
+        "STRUCT(rule VARCHAR, ivt_class VARCHAR, subject_type VARCHAR, subject VARCHAR, "
+        "count BIGINT, threshold BIGINT, evidence VARCHAR[])[]"
+    ),
+}
+_LETTER_FIELDS = (
+    "failed_at stage error_type message source position payload payload_encoding version"
+)
+
+
+def views_sql(
+    output: str, window_seconds: int, allowed_lateness_seconds: int, dimensions: Sequence[str]
+) -> str:
+    """SQL that creates the views over ``output``; kinds with no files yet become empty views."""
+    template = importlib.resources.files("adtally.io").joinpath(VIEWS_NAME)
+    text = template.read_text(encoding="utf-8")
+    summary = schema.summary_schema(dimensions)
+    identity = ["advertiser_id", *dimensions, "currency", "window_seconds", "window_start"]
+    return string.Template(text).substitute(
+        window_ms=window_seconds * 1000,
+        allowed_lateness_ms=allowed_lateness_seconds * 1000,
+        identity=", ".join(identity),
+        events=_parquet(output, "events", schema.EVENT_SCHEMA),
+        summaries=_parquet(output, "summaries", summary),
+        flags=_parquet(output, "flags", schema.FLAG_SCHEMA),
+        generations=_parquet(output, "generations", COMMIT_SCHEMA),
+        dead_letters=_letters(output),
+    )
+
+
+def write_views(
+    output: str, window_seconds: int, allowed_lateness_seconds: int, dimensions: Sequence[str]
+) -> str:
+    """Leave the views beside the data; returns their address."""
+    path = join(output, VIEWS_NAME)
+    text = views_sql(output, window_seconds, allowed_lateness_seconds, dimensions)
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+    return path
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _parquet(output: str, kind: str, like: pa.Schema) -> str:
+    pattern = join(output, kind, "**", "*.parquet")
+    if not _any(output, kind, ".parquet"):
+        columns = (f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {field.name}" for field in like)
+        return f"(SELECT {', '.join(columns)} WHERE false)"
+    return f"read_parquet({_quoted(pattern)}, hive_partitioning = false, union_by_name = true)"
+
+
+def _letters(output: str) -> str:
+    names = _LETTER_FIELDS.split()
+    if not _any(output, "dead-letters", ".jsonl.gz"):
+        return f"(SELECT {', '.join(f'NULL AS {name}' for name in names)} WHERE false)"
+    types = {name: "VARCHAR" for name in names} | {"failed_at": "TIMESTAMPTZ", "version": "INT"}
+    columns = ", ".join(f"{name}: {_quoted(type_)}" for name, type_ in types.items())
+    pattern = join(output, "dead-letters", "**", "*.jsonl.gz")
+    return (
+        f"read_json({_quoted(pattern)}, format = 'newline_delimited', columns = {{{columns}}}, "
+        f"maximum_object_size = 1073741824)"
+    )
+
+
+def _any(output: str, kind: str, ending: str) -> bool:
+    return any(path.endswith(ending) for path in list_paths(join(output, kind, "**")))

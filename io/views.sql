@@ -1,0 +1,83 @@
+-- Views over an output of adtally, for DuckDB:  duckdb -init OUTPUT/views.sql
+-- Every count is taken through them: the log is append-only and may hold a row twice, and
+-- summaries of a later generation replace those of an earlier one. The WITH clauses are plain
+-- SQL; only read_parquet() differs in Athena or Spark.
+
+-- Rows of the event log, each record's event once, with its base window and whether it was late.
+CREATE OR REPLACE VIEW event_rows AS
+SELECT
+    * EXCLUDE (copy),
+    make_timestamp(window_ms * 1000) AS window_start,
+    coalesce(
+        epoch_ms(received_at) > window_ms + ${window_ms} + ${allowed_lateness_ms}, false
+    ) AS late
+FROM (
+    SELECT
+        *,
+        epoch_ms(occurred_at) // ${window_ms} * ${window_ms} AS window_ms,
+        row_number() OVER (
+            PARTITION BY source, position, record_index, advertiser_id, event_type, event_id
+            ORDER BY occurred_at
+        ) AS copy
+    FROM ${events}
+)
+WHERE copy = 1;
+
+-- Events, each counted once, late ones too: what a re-tally counts.
+CREATE OR REPLACE VIEW events AS
+SELECT * FROM event_rows
+QUALIFY row_number() OVER (
+    PARTITION BY advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
+) = 1;
+
+-- Events, each counted once, without late ones: what the first summaries count.
+CREATE OR REPLACE VIEW events_on_time AS
+SELECT * FROM event_rows WHERE NOT late
+QUALIFY row_number() OVER (
+    PARTITION BY advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
+) = 1;
+
+-- Ranges that corrections have re-tallied whole.
+CREATE OR REPLACE VIEW generations AS
+SELECT * FROM ${generations};
+
+-- Summaries as they stand: of each window the latest generation that covers it, of each row the
+-- highest version. window_seconds tells base windows and roll-ups apart: never sum over both.
+CREATE OR REPLACE VIEW summaries AS
+WITH stored AS (
+    SELECT * FROM ${summaries}
+), ruling AS (
+    SELECT w.window_seconds, w.window_start, coalesce(max(g.generation), 0) AS generation
+    FROM (SELECT DISTINCT window_seconds, window_start, window_end FROM stored) w
+    LEFT JOIN generations g
+        ON w.window_start >= g.range_from AND w.window_end <= g.range_to
+    GROUP BY w.window_seconds, w.window_start
+)
+SELECT stored.* FROM stored
+JOIN ruling USING (window_seconds, window_start, generation)
+QUALIFY row_number() OVER (
+    PARTITION BY ${identity} ORDER BY version DESC
+) = 1;
+
+-- Flags as they stand, one row per verdict.
+CREATE OR REPLACE VIEW flags AS
+WITH stored AS (
+    SELECT * FROM ${flags}
+), ruling AS (
+    SELECT w.window_start, coalesce(max(g.generation), 0) AS generation
+    FROM (SELECT DISTINCT window_start, window_end FROM stored) w
+    LEFT JOIN generations g
+        ON w.window_start >= g.range_from AND w.window_end <= g.range_to
+    GROUP BY w.window_start
+), latest AS (
+    SELECT stored.* FROM stored
+    JOIN ruling USING (window_start, generation)
+    QUALIFY row_number() OVER (
+        PARTITION BY advertiser_id, window_start ORDER BY version DESC
+    ) = 1
+)
+SELECT * EXCLUDE (flags, flag), flag.* FROM (SELECT *, unnest(flags) AS flag FROM latest);
+
+-- Everything that did not fit.
+CREATE OR REPLACE VIEW dead_letters AS
+SELECT * FROM ${dead_letters};

@@ -1,0 +1,270 @@
+"""Bounded runs: the backfill of logs, and the re-tally of a range from the event log."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from adtally.io import generations, manifest
+from adtally.io.dead_letters import remove_dead_letters
+from adtally.io.event_log import files_in, hour_of
+from adtally.io.files import join, remove_leftovers
+from adtally.io.logs import BLOCK_BYTES, LogFile, absolute, list_files, pack
+from adtally.io.views import write_views
+from adtally.pipelines.graph import build
+from adtally.pipelines.job import ConfigError, Job, Settings, mapping_fingerprint, whole_range
+from adtally.pipelines.progress import Watch
+from adtally.pipelines.report import Report
+from adtally.runners.direct import NAME, run_bounded
+from adtally.transforms.mapping import Mapping, identity_mapping
+from adtally.transforms.windows import Ranges
+
+if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs need none
+    from adtally.io.elasticsearch import ElasticsearchConfig
+
+HOUR_MS = 3_600_000
+OUTPUT_KINDS = ("dead-letters", "late", "summaries", "flags", "generations", "runs")
+RECORDED_INPUTS = 1_000
+"""Input addresses that a run's record names; all are in the event log's ``source``."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for; see ``adtally backfill --help``."""
+
+    inputs: tuple[str, ...]
+    output: str
+    settings: Settings
+    mapping: Mapping = field(default_factory=identity_mapping)
+    elasticsearch: ElasticsearchConfig | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+    block_bytes: int = BLOCK_BYTES
+    runner: str = NAME
+    beam_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did, and the address of its record."""
+
+    report: Report
+    job: Job
+    record: str
+    passed_over: tuple[str, ...] = ()
+    removed_documents: int = 0
+
+
+def backfill(request: Request, watch: Watch) -> Outcome:
+    """Read logs, or this output's own event log, and write everything that follows from them.
+
+    Raises:
+        ConfigError, NoInput: before anything is written.
+        CountsDiffer: the counts of the steps do not add up.
+    """
+    output = absolute(request.output)
+    ranges = whole_range(request.from_ms, request.to_ms, request.settings)
+    files, passed_over = list_files(request.inputs)
+    if _is_own_log(files, output):
+        return retally(request, _closed(ranges, files, request.settings), watch)
+    _check_is_no_output(files, output)
+    job = Job(
+        output=output,
+        blocks=tuple(pack(files, request.block_bytes)),
+        settings=request.settings,
+        started_ms=now_ms(),
+        mapping=request.mapping,
+        elasticsearch=request.elasticsearch,
+        ranges=ranges,
+    )
+    settle_manifest(job)
+    _check_earlier_run(job)
+    remove_dead_letters(job.folder("dead-letters"), {block.name for block in job.blocks})
+    report = execute(job, request, watch)
+    return Outcome(report, job, record_run(job, report), tuple(passed_over))
+
+
+def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
+    """Tally whole windows of some ranges again from the complete event log, as a new generation.
+
+    Its rows win in Elasticsearch by version, its Parquet is seen through one commit marker, and
+    documents that no longer exist are deleted. Late events count.
+    """
+    output = absolute(request.output)
+    if manifest.read_manifest(output) is None:
+        raise ConfigError(f"{output} has no {manifest.MANIFEST_NAME}; it is no output of adtally.")
+    job = Job(
+        output=output,
+        blocks=tuple(pack(files_in(output, ranges), request.block_bytes)),
+        settings=request.settings,
+        started_ms=now_ms(),
+        elasticsearch=request.elasticsearch,
+        ranges=ranges,
+        generation=generations.allocate(output),
+        retally=True,
+    )
+    settle_manifest(job)
+    report = execute(job, request, watch)
+    generations.commit(output, job.generation, ranges, now_ms())
+    leave_views(job)
+    removed = _delete_stale(job)
+    return Outcome(report, job, record_run(job, report), (), removed)
+
+
+def execute(job: Job, request: Request, watch: Watch) -> Report:
+    """Run a job, watched; check that its counts add up; leave the views beside the data."""
+    if "://" not in job.output:
+        remove_leftovers(job.output)
+    stored = sum(block.stored_bytes for block in job.blocks)
+    files = len({span.file.path for block in job.blocks for span in block.spans})
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="adtally-progress-") as folder:
+        watched = replace(job, progress_folder=folder)
+        with watch.watching(folder, files, stored):
+            wire = partial(build, job=watched)
+            counters = run_bounded(wire, request.runner, request.beam_arguments)
+    seconds = time.monotonic() - started
+    report = Report(counters, seconds, files, stored, job.retally, job.tally)
+    report.check()
+    leave_views(job)
+    return report
+
+
+def leave_views(job: Job) -> None:
+    """Write the SQL views over what the output holds now."""
+    settings = job.settings
+    write_views(
+        job.output,
+        settings.window_seconds,
+        settings.allowed_lateness_seconds,
+        settings.dimensions,
+    )
+
+
+def _is_own_log(files: Sequence[LogFile], output: str) -> bool:
+    own = [file.path.startswith(join(output, "events") + "/") for file in files]
+    if any(own) and not all(own):
+        raise ConfigError(
+            f"the input mixes the event log of {output} with other files; a re-tally reads that "
+            f"log alone. Back-fill the other files first, then re-tally."
+        )
+    return all(own)
+
+
+def _closed(ranges: Ranges, files: Sequence[LogFile], settings: Settings) -> Ranges:
+    """The range asked for; where none was, all that the log holds, in whole windows."""
+    hours = [hour_of(file.path) for file in files]
+    return aligned([(hour, hour + HOUR_MS) for hour in hours], settings) if not ranges else ranges
+
+
+def aligned(ranges: Sequence[tuple[int, int]], settings: Settings) -> Ranges:
+    """Ranges widened to whole windows of every size that the output has, and joined."""
+    step = max(HOUR_MS, 1000 * max((settings.window_seconds, *settings.rollup_seconds)))
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted((low // step * step, -(-high // step) * step) for low, high in ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def settle_manifest(job: Job) -> None:
+    """Fix the settings of a new output, or hold the job against those of an old one.
+
+    Raises:
+        ConfigError: they differ in what would keep rows from adding up.
+    """
+    wanted = job.settings.fingerprint
+    found = manifest.read_manifest(job.output)
+    differing = [key for key in wanted if found is not None and found.get(key) != wanted[key]]
+    if found is not None and differing:
+        pairs = ", ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in differing)
+        raise ConfigError(
+            f"{job.output} was made with other settings ({pairs}); rows of both would not add "
+            f"up. Use the same settings, or another --output."
+        )
+    rollups = {*job.settings.rollup_seconds, *(found or {}).get("rollup_seconds", [])}
+    content = {"version": 1, **wanted, "rollup_seconds": sorted(rollups)}
+    if content != found:
+        manifest.write_manifest(job.output, content)
+
+
+def _check_earlier_run(job: Job) -> None:
+    """The same inputs decoded in another way would leave files of both ways side by side."""
+    earlier = manifest.read_run(job.output, job.id)
+    for key, now in _ways(job).items():
+        if earlier is not None and earlier.get(key) != now:
+            raise ConfigError(
+                f"these inputs were back-filled into {job.output} with another {key} "
+                f"({earlier.get(key)}, now {now}); files of both would mix. Use another "
+                f"--output, or, for other rules, re-tally: --input {job.output}/events."
+            )
+
+
+def _ways(job: Job) -> dict[str, str]:
+    return {
+        "mapping": mapping_fingerprint(job.mapping),
+        "ruleset": job.settings.ruleset.version,
+    }
+
+
+def record_run(job: Job, report: Report) -> str:
+    """Leave a record of what a run read and did; returns its address."""
+    started = datetime.datetime.fromtimestamp(job.started_ms / 1000, datetime.UTC)
+    inputs = sorted({span.file.path for block in job.blocks for span in block.spans})
+    record: dict[str, Any] = {
+        "job": job.id,
+        "started_at": started.isoformat(),
+        "generation": job.generation,
+        "retally": job.retally,
+        "ranges_ms": job.ranges,
+        **_ways(job),
+        **report.record(),
+        "inputs": inputs[:RECORDED_INPUTS],
+    }
+    return manifest.write_run(job.output, job.id, record)
+
+
+def _delete_stale(job: Job) -> int:
+    """Remove documents of the re-tallied windows that the new generation does not have."""
+    if job.elasticsearch is None:
+        return 0
+    from adtally.io.elasticsearch import connect, delete_stale
+
+    client = connect(job.elasticsearch)
+    windows = [job.settings.window_seconds, *job.settings.rollup_seconds]
+    try:
+        return sum(
+            delete_stale(
+                client,
+                job.elasticsearch,
+                window_from_ms=start,
+                window_to_ms=end,
+                generation=job.generation,
+                window_seconds=windows,
+            )
+            for start, end in job.ranges
+        )
+    finally:
+        client.close()
+
+
+def _check_is_no_output(files: Sequence[LogFile], output: str) -> None:
+    for file in files:
+        kind = file.path.removeprefix(output + "/").split("/")[0]
+        if file.path.startswith(output + "/") and kind in OUTPUT_KINDS:
+            raise ConfigError(
+                f"input {file.path} is something that adtally wrote; reading it as a log would "
+                f"count it again. Use 'adtally replay' for dead letters, or narrow --input."
+            )
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return round(time.time() * 1000)

@@ -1,0 +1,123 @@
+"""The graph. It reads like the picture in the README; nothing here knows source, sink or runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow, GlobalWindows
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from adtally.io.dead_letter_source import ReadDeadLetters
+from adtally.io.dead_letters import DeadLetter
+from adtally.io.sinks import (
+    WriteDeadLetters,
+    WriteEventLog,
+    WriteToParquet,
+    batch_by_content,
+)
+from adtally.io.sources import ReadEventLog, ReadLogs
+from adtally.pipelines.job import Job
+from adtally.transforms.decode_events import DecodeEvents
+from adtally.transforms.tally_windows import RollUpWindows, SliceByWindow, TallyWindows
+
+
+def build(pipeline: beam.Pipeline, job: Job) -> None:
+    """Wire a run: events in, log, summaries, flags, dead letters out."""
+    events, dead_letters = read_events(pipeline, job)
+    if not job.retally:
+        events | "WriteEventLog" >> WriteEventLog(job.folder("events"))
+    if job.tally:
+        sliced = events | "SliceByWindow" >> SliceByWindow(job.slice_spec)
+        sliced.late | "WriteLate" >> WriteToParquet(job.folder("late"), job.id, "late_rows")
+        windowing = job.windowing(job.settings.window_seconds)
+        tallied = sliced.slices | "TallyWindows" >> TallyWindows(job.tally_spec, windowing)
+        dead_letters += write_summaries(tallied.summaries, job)
+        dead_letters += write_flags(tallied.flags, job)
+    if dead_letters:
+        letters = one(dead_letters, "AllDeadLetters")
+        letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"))
+
+
+def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
+    """Events from all sources of the job, and the dead letters of reading and decoding."""
+    sources, chunks, dead_letters = [], [], []
+    if job.json_blocks:
+        chunks.append(pipeline | "ReadLogs" >> ReadLogs(job.json_blocks, job.progress_folder))
+    if job.dead_letter_blocks:
+        letters = pipeline | "ReadDeadLetters" >> ReadDeadLetters(
+            job.dead_letter_blocks, job.progress_folder
+        )
+        chunks.append(letters.chunks)
+        dead_letters.append(letters.kept)
+    if chunks:
+        decoded = one(chunks, "AllChunks") | "DecodeEvents" >> DecodeEvents(
+            job.mapping, job.started_ms, job.settings.plausible, job.progress_folder
+        )
+        sources.append(decoded.events)
+        dead_letters.append(decoded.dead_letters)
+    if job.log_blocks:
+        sources.append(
+            pipeline | "ReadEventLog" >> ReadEventLog(job.log_blocks, job.progress_folder)
+        )
+    return one(sources, "AllEvents"), dead_letters
+
+
+def one(collections: list[Any], label: str) -> Any:
+    """Several collections as one."""
+    return collections[0] if len(collections) == 1 else collections | label >> beam.Flatten()
+
+
+def write_summaries(summaries: Any, job: Job) -> list[Any]:
+    """Base windows and their roll-ups, to every sink; returns dead letters."""
+    base = job.settings.window_seconds
+    by_window = {base: summaries}
+    for seconds in job.settings.rollup_seconds:
+        by_window[seconds] = summaries | f"RollUp{seconds}s" >> RollUpWindows(
+            job.tally_spec, seconds * 1000, job.windowing(seconds), job.ranges
+        )
+    dead_letters = []
+    for seconds, rows in by_window.items():
+        counter = "summary_rows" if seconds == base else f"summary_rows_{seconds}s"
+        folder = job.folder("summaries", seconds)
+        rows | f"WriteSummaries{seconds}s" >> WriteToParquet(folder, job.id, counter)
+        dead_letters += write_documents(rows, "summaries", f"IndexSummaries{seconds}s", job)
+    return dead_letters
+
+
+def write_flags(flags: Any, job: Job) -> list[Any]:
+    """Flags to every sink; returns dead letters."""
+    flags | "WriteFlags" >> WriteToParquet(job.folder("flags"), job.id, "flag_rows")
+    return write_documents(flags, "flags", "IndexFlags", job)
+
+
+def write_documents(tables: Any, kind: str, label: str, job: Job) -> list[Any]:
+    """To Elasticsearch, when the job has one; returns dead letters."""
+    if job.elasticsearch is None:
+        return []
+    from adtally.io.elasticsearch_sink import WriteToElasticsearch
+
+    letters = tables | label >> WriteToElasticsearch(job.elasticsearch, kind)
+    collected = (
+        letters
+        | f"{label}Unwindow" >> beam.WindowInto(GlobalWindows())
+        | f"{label}DeadLetters" >> beam.ParDo(_ByContent())
+    )
+    return [collected]
+
+
+class _ByContent(beam.DoFn):
+    """Collects the few letters of a bundle into one batch."""
+
+    def start_bundle(self) -> None:
+        self._letters: list[DeadLetter] = []
+
+    def process(self, letter: DeadLetter) -> None:
+        self._letters.append(letter)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._letters:
+            batch = batch_by_content(self._letters)
+            yield WindowedValue(batch, MIN_TIMESTAMP, [GlobalWindow()])

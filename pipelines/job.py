@@ -1,0 +1,233 @@
+"""One run, as a frozen description: what is read, what is computed, where it goes."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from adtally.io import schema
+from adtally.io.files import join
+from adtally.io.logs import Block, identity
+from adtally.transforms.decode import Plausible
+from adtally.transforms.mapping import Mapping, identity_mapping
+from adtally.transforms.rules import Ruleset
+from adtally.transforms.slices import SHARDS, SliceSpec
+from adtally.transforms.tally import TallySpec
+from adtally.transforms.tally_windows import Windowing
+from adtally.transforms.uniques import UNIQUES_K
+from adtally.transforms.windows import Ranges
+
+if TYPE_CHECKING:
+    from adtally.io.elasticsearch import ElasticsearchConfig
+
+DAY_MS = 86_400_000
+OPEN_MS = 1 << 62
+"""Stands for an open end of a range."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message says which, why, and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed; the same for every run into one output.
+
+    Attributes:
+        window_seconds: the base window. It divides a day, or is a whole number of days, so that
+            windows begin at the same times every day.
+        rollup_seconds: larger windows computed from base rows; multiples of the base window.
+        dimensions: event fields that summaries are broken down by.
+        allowed_lateness_seconds: an event received later than this after its window's end is
+            late. An hour is what trackers retry for.
+        shards: groups per window in the shuffle.
+        uniques_k: hashes kept per row.
+        ruleset: invalid-traffic rules.
+        plausible: limits of event times.
+    """
+
+    window_seconds: int = 60
+    rollup_seconds: tuple[int, ...] = ()
+    dimensions: tuple[str, ...] = ()
+    allowed_lateness_seconds: int = 3600
+    shards: int = SHARDS
+    uniques_k: int = UNIQUES_K
+    ruleset: Ruleset = field(default_factory=Ruleset)
+    plausible: Plausible = Plausible()
+
+    def __post_init__(self) -> None:
+        _check_window(self.window_seconds)
+        for seconds in self.rollup_seconds:
+            if seconds % self.window_seconds or seconds <= self.window_seconds:
+                raise ConfigError(
+                    f"roll-up of {seconds} s cannot be made of windows of "
+                    f"{self.window_seconds} s; give larger multiples of it."
+                )
+        for name in self.dimensions:
+            if name not in schema.DIMENSIONS:
+                raise ConfigError(
+                    f"dimension {name!r} is not known; choose from {', '.join(schema.DIMENSIONS)}."
+                )
+        if self.allowed_lateness_seconds < 0:
+            raise ConfigError(
+                f"allowed lateness is {self.allowed_lateness_seconds} s; it cannot be negative."
+            )
+        if self.shards < 1:
+            raise ConfigError(f"shards is {self.shards}; at least 1 is needed.")
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """What must be equal in all runs into one output, or their rows would not add up."""
+        return {
+            "window_seconds": self.window_seconds,
+            "dimensions": list(self.dimensions),
+            "allowed_lateness_seconds": self.allowed_lateness_seconds,
+            "ruleset_version": self.ruleset.version,
+            "uniques_k": self.uniques_k,
+        }
+
+
+def _check_window(seconds: int) -> None:
+    day = DAY_MS // 1000
+    if seconds < 1 or (day % seconds and seconds % day):
+        raise ConfigError(
+            f"window of {seconds} s does not divide a day, so windows would begin at other times "
+            f"each day; use one such as 10s, 60s, 5m, 1h or 1d."
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A bounded run.
+
+    Attributes:
+        output: folder or URI that everything is written below.
+        blocks: what is read.
+        mapping: how foreign records become events.
+        settings: what is computed.
+        started_ms: when the run began.
+        elasticsearch: where documents go; None for Parquet only.
+        ranges: what is tallied, ``[from, to)`` in milliseconds of event time; empty for all.
+        generation: 0 for first backfills, allocated for corrections.
+        retally: the input is this output's own event log: it is not written again, and late
+            events count.
+        tally: False only appends to the log (a replay, before its re-tally).
+        progress_folder: where workers leave their progress.
+    """
+
+    output: str
+    blocks: tuple[Block, ...]
+    settings: Settings
+    started_ms: int
+    mapping: Mapping = field(default_factory=identity_mapping)
+    elasticsearch: ElasticsearchConfig | None = None
+    ranges: Ranges = ()
+    generation: int = 0
+    retally: bool = False
+    tally: bool = True
+    progress_folder: str = ""
+
+    @property
+    def id(self) -> str:
+        """Identity of the inputs and the range: the same run has the same, whenever it is made."""
+        names = sorted(block.name for block in self.blocks)
+        return identity([*names, self.ranges, self.generation])
+
+    @property
+    def json_blocks(self) -> tuple[Block, ...]:
+        return self._of("json")
+
+    @property
+    def log_blocks(self) -> tuple[Block, ...]:
+        return self._of("parquet")
+
+    @property
+    def dead_letter_blocks(self) -> tuple[Block, ...]:
+        return self._of("dead_letters")
+
+    def _of(self, format: str) -> tuple[Block, ...]:
+        return tuple(block for block in self.blocks if block.format == format)
+
+    @property
+    def slice_spec(self) -> SliceSpec:
+        settings = self.settings
+        return SliceSpec(
+            base_window_ms=settings.window_seconds * 1000,
+            beam_window_ms=self.windowing(settings.window_seconds).beam_window_ms,
+            allowed_lateness_ms=(
+                None if self.retally else settings.allowed_lateness_seconds * 1000
+            ),
+            dimensions=settings.dimensions,
+            shards=settings.shards,
+            ranges=self.ranges,
+            keep_position=bool(self.log_blocks),
+        )
+
+    @property
+    def tally_spec(self) -> TallySpec:
+        settings = self.settings
+        return TallySpec(
+            window_ms=settings.window_seconds * 1000,
+            allowed_lateness_ms=settings.allowed_lateness_seconds * 1000,
+            dimensions=settings.dimensions,
+            generation=self.generation,
+            ruleset=settings.ruleset,
+            uniques_k=settings.uniques_k,
+        )
+
+    def windowing(self, window_seconds: int) -> Windowing:
+        """Beam's windows for computing ``window_seconds``: a day, or that window if longer."""
+        return Windowing.batch(math.lcm(window_seconds * 1000, DAY_MS))
+
+    def folder(self, kind: str, window_seconds: int | None = None) -> str:
+        """Where a kind of output lies."""
+        if kind == "summaries":
+            window = f"window={window_seconds or self.settings.window_seconds}s"
+            return join(self.output, kind, window, f"generation={self.generation}")
+        if kind == "flags":
+            return join(self.output, kind, f"generation={self.generation}")
+        return join(self.output, kind)
+
+
+def mapping_fingerprint(mapping: Mapping) -> str:
+    """A short name for what a mapping does."""
+    return identity([msgspec.json.encode(mapping, order="deterministic")])[:16]
+
+
+def whole_range(from_ms: int | None, to_ms: int | None, settings: Settings) -> Ranges:
+    """The range of ``--from`` and ``--to``, which have to be borders of base windows.
+
+    Raises:
+        ConfigError: a border lies inside a window; names the nearest that work.
+    """
+    window_ms = settings.window_seconds * 1000
+    for name, value in (("--from", from_ms), ("--to", to_ms)):
+        if value is not None and value % window_ms:
+            lower = value // window_ms * window_ms
+            raise ConfigError(
+                f"{name} {_shown(value)} lies inside a window of {settings.window_seconds} s, "
+                f"which would be tallied in part; use {_shown(lower)} or "
+                f"{_shown(lower + window_ms)}."
+            )
+    if from_ms is None and to_ms is None:
+        return ()
+    start = -OPEN_MS if from_ms is None else from_ms
+    end = OPEN_MS if to_ms is None else to_ms
+    if start >= end:
+        raise ConfigError(f"--from {_shown(start)} is not before --to {_shown(end)}.")
+    return ((start, end),)
+
+
+def _shown(ms: int) -> str:
+    at = datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def rollups(values: Sequence[int]) -> tuple[int, ...]:
+    """Roll-ups once each, by length."""
+    return tuple(sorted(set(values)))

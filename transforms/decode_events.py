@@ -1,0 +1,100 @@
+"""``DecodeEvents``: chunks of records to batches of events and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from adtally.io.dead_letters import DeadLetter, LetterBatch
+from adtally.io.progress import Progress, ProgressWriter
+from adtally.io.read_logs import LogChunk
+from adtally.io.sources import NAMESPACE
+from adtally.transforms.decode import Plausible, decode
+from adtally.transforms.mapping import Mapping
+
+EVENTS: Final = "events"
+DEAD_LETTERS: Final = "dead_letters"
+
+
+@dataclass
+class DecodeEvents(beam.PTransform):
+    """Decode chunks of JSON lines; outputs ``events`` (tables) and ``dead_letters`` (batches).
+
+    Counts: ``records_read`` = ``records_decoded`` + ``records_dead``.
+
+    Attributes:
+        mapping: how records become events.
+        now_ms: when the run began, stamped on dead letters.
+        plausible: limits of event times.
+        progress_folder: see :class:`adtally.io.progress.ProgressWriter`.
+    """
+
+    mapping: Mapping
+    now_ms: int
+    plausible: Plausible = Plausible()
+    progress_folder: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, chunks: Any) -> Any:
+        decoder = _Decode(self.mapping, self.now_ms, self.plausible, self.progress_folder)
+        return chunks | "Decode" >> beam.ParDo(decoder).with_outputs(
+            DEAD_LETTERS, main=EVENTS
+        ).with_output_types(pa.Table)
+
+
+class _Decode(beam.DoFn):
+    def __init__(
+        self, mapping: Mapping, now_ms: int, plausible: Plausible, progress_folder: str
+    ) -> None:
+        self._mapping = mapping
+        self._now_ms = now_ms
+        self._plausible = plausible
+        self._progress_folder = progress_folder
+
+    def setup(self) -> None:
+        self._progress = ProgressWriter(self._progress_folder)
+        names = ("records_read", "records_decoded", "records_dead", "files_unreadable", "events")
+        self._count = {name: Metrics.counter(NAMESPACE, name) for name in names}
+
+    def process(self, chunk: LogChunk) -> Iterator[Any]:
+        decoded = decode(chunk, self._mapping, now_ms=self._now_ms, plausible=self._plausible)
+        dead = len(decoded.dead_letters)
+        self._count["records_read"].inc(decoded.records)
+        self._count["records_decoded"].inc(decoded.records - dead)
+        self._count["records_dead"].inc(dead)
+        self._count["files_unreadable"].inc(len(chunk.unreadable))
+        self._count["events"].inc(decoded.events.num_rows)
+        yield decoded.events
+        letters = decoded.dead_letters + unreadable_letters(chunk, self._now_ms)
+        if letters:
+            yield TaggedOutput(DEAD_LETTERS, LetterBatch(chunk.block, chunk.sequence, letters))
+        self._progress.add(
+            Progress(
+                records=decoded.records, events=decoded.events.num_rows, dead_letters=len(letters)
+            )
+        )
+
+
+def unreadable_letters(chunk: LogChunk, now_ms: int) -> list[DeadLetter]:
+    """One dead letter for each file that could not be read, or not to its end."""
+    return [
+        DeadLetter.of(
+            failed_at=now_ms,
+            stage="read",
+            error_type=file.error_type,
+            message=f"{file.message}; lines before this place were read. Restore the file and "
+            f"run the backfill again.",
+            source=file.source,
+            position=str(file.position),
+            payload=b"",
+        )
+        for file in chunk.unreadable
+    ]
