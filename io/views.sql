@@ -7,7 +7,7 @@
 CREATE OR REPLACE VIEW event_rows AS
 SELECT
     * EXCLUDE (copy),
-    make_timestamp(window_ms * 1000) AS window_start,
+    make_timestamp(window_ms * 1000) AT TIME ZONE 'UTC' AS window_start,
     coalesce(
         epoch_ms(received_at) > window_ms + ${window_ms} + ${allowed_lateness_ms}, false
     ) AS late

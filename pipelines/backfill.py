@@ -190,7 +190,16 @@ def settle_manifest(job: Job) -> None:
             f"up. Use the same settings, or another --output."
         )
     rollups = {*job.settings.rollup_seconds, *(found or {}).get("rollup_seconds", [])}
-    content = {"version": 1, **wanted, "rollup_seconds": sorted(rollups)}
+    rule = job.settings.ruleset.click_rate_ip
+    content = {
+        "version": 1,
+        **wanted,
+        "rollup_seconds": sorted(rollups),
+        "ruleset": {
+            "click_rate_ip_threshold": rule.threshold,
+            "click_rate_ip_overrides": dict(sorted(rule.overrides.items())),
+        },
+    }
     if content != found:
         manifest.write_manifest(job.output, content)
 

@@ -87,7 +87,6 @@ class Settings:
             "window_seconds": self.window_seconds,
             "dimensions": list(self.dimensions),
             "allowed_lateness_seconds": self.allowed_lateness_seconds,
-            "ruleset_version": self.ruleset.version,
             "uniques_k": self.uniques_k,
         }
 

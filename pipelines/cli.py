@@ -1,0 +1,258 @@
+"""The command line of adtally. Exit codes: 0 done; 2 wrong usage or configuration; 1 failed."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+
+from adtally.pipelines.options import (
+    Instant,
+    PassThrough,
+    config_option,
+    elasticsearch_options,
+    output_option,
+    run_options,
+    tally_options,
+)
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="adtally", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Summaries and invalid-traffic flags per advertiser, from ad-tracking events.
+
+    Start with logs that you have:
+
+      adtally backfill --input logs/ --output out/
+
+    or with made-up ones:
+
+      adtally generate --events 100000 --seed 1 --output made-up/
+    """
+
+
+@cli.command(cls=PassThrough)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="PATH...",
+    help="Files, directories, or quoted patterns of JSON-lines logs (plain, gzip, zstd, bzip2), "
+    "local, s3:// or gs://. Give OUTPUT/events to tally a range again.",
+)
+@output_option
+@click.option("--from", "from_ms", type=Instant(), help="Tally events from this time on.")
+@click.option("--to", "to_ms", type=Instant(), help="Tally events before this time.")
+@tally_options
+@elasticsearch_options
+@click.option(
+    "--elasticsearch-setup",
+    is_flag=True,
+    help="Install the index templates first, as 'adtally elasticsearch setup' does.",
+)
+@run_options
+@config_option
+@click.pass_context
+def backfill(ctx: click.Context, /, **given: Any) -> None:
+    """Read historical logs; write event log, summaries, flags and dead letters.
+
+    Every option can also be set as ADTALLY_NAME in the environment, or in a --config file.
+    """
+    with _failures(given["debug"]):
+        from adtally.pipelines import backfill as runs
+
+        request = _request(ctx, given)
+        if given["elasticsearch_setup"]:
+            _install_templates(request)
+        console = Console(stderr=True)
+        outcome = runs.backfill(request, _watch(console, given))
+        _show(outcome, console)
+        _limit_dead_letters(outcome.report, given["max_dead_letter_ratio"])
+
+
+@cli.command(cls=PassThrough)
+@click.option(
+    "--dead-letters",
+    help="Folder of dead letters.  [default: OUTPUT/dead-letters]",
+)
+@output_option
+@tally_options
+@elasticsearch_options
+@run_options
+@config_option
+@click.pass_context
+def replay(ctx: click.Context, /, **given: Any) -> None:
+    """Decode dead letters again, append them to the log, and re-tally the windows they touch.
+
+    Use it after the mapping was corrected. Records keep their identity, so nothing counts twice.
+    """
+    with _failures(given["debug"]):
+        from adtally.pipelines.replay import replay as run
+        from adtally.pipelines.report import show
+
+        request = _request(ctx, {**given, "inputs": (), "from_ms": None, "to_ms": None})
+        console = Console(stderr=True)
+        folder = given["dead_letters"] or request.output.rstrip("/") + "/dead-letters"
+        done = run(request, folder, _watch(console, given))
+        show(done.decoded, console)
+        if done.correction is not None:
+            _show(done.correction, console)
+        _limit_dead_letters(done.decoded, given["max_dead_letter_ratio"])
+
+
+@cli.group(context_settings=CONTEXT)
+def elasticsearch() -> None:
+    """Prepare Elasticsearch."""
+
+
+@elasticsearch.command(cls=PassThrough)
+@elasticsearch_options
+@click.option("--debug", is_flag=True)
+@config_option
+@click.pass_context
+def setup(ctx: click.Context, /, **given: Any) -> None:
+    """Install the index templates. Safe to repeat; existing indices are not changed."""
+    with _failures(given["debug"]):
+        from adtally.io import elasticsearch as sink
+
+        _refuse_strays(ctx)
+        config = _elasticsearch(given)
+        if config is None:
+            raise click.UsageError("--elasticsearch URL is needed: where to install templates.")
+        client = sink.connect(config)
+        with contextlib.closing(client):
+            for line in sink.install_templates(client, config):
+                click.echo(line)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command ``adtally``."""
+    cli.main(args=argv, prog_name="adtally")
+
+
+@contextlib.contextmanager
+def _failures(debug: bool) -> Iterator[None]:
+    """Errors as one clear line and an exit code; with ``--debug`` as they are."""
+    logging.basicConfig(
+        level=logging.INFO if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("adtally").setLevel(logging.INFO)
+    if not debug:  # errors reach the user once, below
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    from adtally.io.logs import NoInput
+    from adtally.io.manifest import ManifestError
+    from adtally.pipelines.job import ConfigError
+    from adtally.transforms.mapping import MappingError
+
+    try:
+        yield
+    except (ConfigError, MappingError, NoInput, ManifestError) as error:
+        if debug:
+            raise
+        click.echo(f"adtally: {error}", err=True)
+        sys.exit(2)
+    except (click.ClickException, click.exceptions.Exit, SystemExit):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"adtally: failed: {_first_cause(error)}", err=True)
+        click.echo("adtally: --debug shows where.", err=True)
+        sys.exit(1)
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+def _request(ctx: click.Context, given: dict[str, Any]) -> Any:
+    from adtally.pipelines.backfill import Request
+    from adtally.pipelines.requests import settings_for
+    from adtally.transforms.mapping import identity_mapping, load_mapping
+
+    _refuse_strays(ctx)
+    return Request(
+        inputs=given["inputs"],
+        output=given["output"],
+        settings=settings_for(given),
+        mapping=load_mapping(given["mapping"]) if given["mapping"] else identity_mapping(),
+        elasticsearch=_elasticsearch(given),
+        from_ms=given["from_ms"],
+        to_ms=given["to_ms"],
+        block_bytes=given["block_size"] << 20,
+        runner=given["runner"],
+        beam_arguments=tuple(ctx.args),
+    )
+
+
+def _refuse_strays(ctx: click.Context) -> None:
+    """What neither we nor Beam understand is a mistake, not something to pass over."""
+    from adtally.runners.direct import unknown_arguments
+
+    for stray in unknown_arguments(ctx.args):
+        names = [name for option in ctx.command.params for name in option.opts]
+        close = difflib.get_close_matches(stray.split("=")[0], names, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"{stray!r} is no option of adtally or Beam.{hint}")
+
+
+def _elasticsearch(given: dict[str, Any]) -> Any:
+    if not given["elasticsearch"]:
+        return None
+    from adtally.pipelines.requests import elasticsearch_config
+
+    return elasticsearch_config(given)
+
+
+def _install_templates(request: Any) -> None:
+    from adtally.io import elasticsearch as sink
+
+    if request.elasticsearch is None:
+        raise click.UsageError("--elasticsearch-setup needs --elasticsearch URL.")
+    with contextlib.closing(sink.connect(request.elasticsearch)) as client:
+        sink.install_templates(client, request.elasticsearch)
+
+
+def _watch(console: Console, given: dict[str, Any]) -> Any:
+    from adtally.pipelines.progress import Watch
+
+    return Watch(console, quiet=given["quiet"])
+
+
+def _show(outcome: Any, console: Console) -> None:
+    from adtally.pipelines.report import show
+
+    show(outcome.report, console)
+    job = outcome.job
+    for path in outcome.passed_over[:10]:
+        console.print(f"passed over, no log by its name: {path}")
+    if len(outcome.passed_over) > 10:
+        console.print(f"and {len(outcome.passed_over) - 10} more")
+    if outcome.removed_documents:
+        console.print(f"removed {outcome.removed_documents:,} documents of earlier generations")
+    console.print(f"output   {job.output}", soft_wrap=True)
+    console.print(f"look     duckdb -init {job.output}/views.sql", soft_wrap=True)
+    console.print(f"record   {outcome.record}", soft_wrap=True)
+
+
+def _limit_dead_letters(report: Any, limit: float | None) -> None:
+    if limit is not None and report.dead_letter_ratio > limit:
+        click.echo(
+            f"adtally: {report.dead_letter_ratio:.3%} of the records are dead letters, more than "
+            f"--max-dead-letter-ratio {limit:.3%}. Everything was written; see dead-letters/.",
+            err=True,
+        )
+        sys.exit(1)
