@@ -28,6 +28,9 @@ EXPANSION: Final = {"none": 1, "gzip": 8, "zstd": 9, "bzip2": 11}
 """Uncompressed bytes per stored byte, a planning figure: JSON logs gave 7.5 with gzip."""
 
 
+_DATA_ERRORS: tuple[Any, ...] = (isal_zlib.error, zlib.error, zstandard.ZstdError, OSError)
+
+
 class BrokenFile(Exception):
     """A file's compressed data ends early or is damaged; what came before it was delivered."""
 
@@ -56,7 +59,7 @@ def decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
                     break
             try:
                 piece = machine.decompress(data)
-            except (isal_zlib.error, zlib.error, zstandard.ZstdError, OSError) as error:
+            except _DATA_ERRORS as error:
                 raise BrokenFile(
                     f"damaged {compression} data after {done:,} uncompressed bytes: {error}"
                 ) from error

@@ -132,7 +132,9 @@ def _match(pattern: str) -> tuple[bool, list[tuple[str, int]]]:
     pattern = absolute(pattern)
     if not any(sign in pattern for sign in "*?["):
         exact = _listing(pattern) if not pattern.endswith("/") else []
-        exact = [item for item in exact if item[0].rstrip("/") == pattern and not _is_folder(item[0])]
+        exact = [
+            item for item in exact if item[0].rstrip("/") == pattern and not _is_folder(item[0])
+        ]
         if exact:
             return True, exact
         return False, _listing(pattern.rstrip("/") + "/**")
@@ -170,8 +172,8 @@ def pack(files: Iterable[LogFile], block_bytes: int = BLOCK_BYTES) -> list[Block
         current: list[Span] = []
         size = 0
         for span in itertools.chain.from_iterable(_split(file, block_bytes) for file in group):
-            span_bytes = span.stored_bytes * span.file.estimated_bytes // max(
-                1, span.file.stored_bytes
+            span_bytes = (
+                span.stored_bytes * span.file.estimated_bytes // max(1, span.file.stored_bytes)
             )
             if current and size + span_bytes > block_bytes:
                 blocks.append(_block(current))
@@ -195,7 +197,9 @@ def _split(file: LogFile, block_bytes: int) -> Iterator[Span]:
 
 
 def _block(spans: list[Span]) -> Block:
-    return Block(identity((s.file.path, s.file.stored_bytes, s.start, s.end) for s in spans), tuple(spans))
+    return Block(
+        identity((s.file.path, s.file.stored_bytes, s.start, s.end) for s in spans), tuple(spans)
+    )
 
 
 def identity(parts: Iterable[object]) -> str:

@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from adtally.io.decompress import READ_BYTES, BrokenFile, decompressed
 from adtally.io.logs import Block, Span
 
-CHUNK_BYTES: Final = 16 << 20
+CHUNK_BYTES: Final = 8 << 20
 """Uncompressed bytes decoded at a time. Smaller costs calls, larger costs memory: decoding needs
 about four times this."""
 

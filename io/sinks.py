@@ -51,7 +51,7 @@ class _WriteLog(beam.DoFn):
 
     def process(self, events: pa.Table) -> None:
         if events.num_rows:
-            assert self._writer is not None  # noqa: S101 - start_bundle made it
+            assert self._writer is not None
             self._writer.write(events, tag(events, "block"), tag(events, "sequence"))
             self._rows.inc(events.num_rows)
 

@@ -78,7 +78,7 @@ def _letters(output: str) -> str:
     names = _LETTER_FIELDS.split()
     if not _any(output, "dead-letters", ".jsonl.gz"):
         return f"(SELECT {', '.join(f'NULL AS {name}' for name in names)} WHERE false)"
-    types = {name: "VARCHAR" for name in names} | {"failed_at": "TIMESTAMPTZ", "version": "INT"}
+    types = dict.fromkeys(names, "VARCHAR") | {"failed_at": "TIMESTAMPTZ", "version": "INT"}
     columns = ", ".join(f"{name}: {_quoted(type_)}" for name, type_ in types.items())
     pattern = join(output, "dead-letters", "**", "*.jsonl.gz")
     return (

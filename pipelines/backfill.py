@@ -123,10 +123,10 @@ def execute(job: Job, request: Request, watch: Watch) -> Report:
     stored = sum(block.stored_bytes for block in job.blocks)
     files = len({span.file.path for block in job.blocks for span in block.spans})
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="adtally-progress-") as folder:
-        watched = replace(job, progress_folder=folder)
+    with tempfile.TemporaryDirectory(prefix="adtally-") as folder:
+        local = replace(job, scratch_folder=folder if request.runner == NAME else "")
         with watch.watching(folder, files, stored):
-            wire = partial(build, job=watched)
+            wire = partial(build, job=local)
             counters = run_bounded(wire, request.runner, request.beam_arguments)
     seconds = time.monotonic() - started
     report = Report(counters, seconds, files, stored, job.retally, job.tally)
@@ -158,8 +158,10 @@ def _is_own_log(files: Sequence[LogFile], output: str) -> bool:
 
 def _closed(ranges: Ranges, files: Sequence[LogFile], settings: Settings) -> Ranges:
     """The range asked for; where none was, all that the log holds, in whole windows."""
+    if ranges:
+        return ranges
     hours = [hour_of(file.path) for file in files]
-    return aligned([(hour, hour + HOUR_MS) for hour in hours], settings) if not ranges else ranges
+    return aligned([(hour, hour + HOUR_MS) for hour in hours], settings)
 
 
 def aligned(ranges: Sequence[tuple[int, int]], settings: Settings) -> Ranges:

@@ -30,7 +30,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     if not job.retally:
         events | "WriteEventLog" >> WriteEventLog(job.folder("events"))
     if job.tally:
-        sliced = events | "SliceByWindow" >> SliceByWindow(job.slice_spec)
+        sliced = events | "SliceByWindow" >> SliceByWindow(job.slice_spec, job.scratch_folder)
         sliced.late | "WriteLate" >> WriteToParquet(job.folder("late"), job.id, "late_rows")
         windowing = job.windowing(job.settings.window_seconds)
         tallied = sliced.slices | "TallyWindows" >> TallyWindows(job.tally_spec, windowing)
@@ -45,22 +45,22 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
     """Events from all sources of the job, and the dead letters of reading and decoding."""
     sources, chunks, dead_letters = [], [], []
     if job.json_blocks:
-        chunks.append(pipeline | "ReadLogs" >> ReadLogs(job.json_blocks, job.progress_folder))
+        chunks.append(pipeline | "ReadLogs" >> ReadLogs(job.json_blocks, job.scratch_folder))
     if job.dead_letter_blocks:
         letters = pipeline | "ReadDeadLetters" >> ReadDeadLetters(
-            job.dead_letter_blocks, job.progress_folder
+            job.dead_letter_blocks, job.scratch_folder
         )
         chunks.append(letters.chunks)
         dead_letters.append(letters.kept)
     if chunks:
         decoded = one(chunks, "AllChunks") | "DecodeEvents" >> DecodeEvents(
-            job.mapping, job.started_ms, job.settings.plausible, job.progress_folder
+            job.mapping, job.started_ms, job.settings.plausible, job.scratch_folder
         )
         sources.append(decoded.events)
         dead_letters.append(decoded.dead_letters)
     if job.log_blocks:
         sources.append(
-            pipeline | "ReadEventLog" >> ReadEventLog(job.log_blocks, job.progress_folder)
+            pipeline | "ReadEventLog" >> ReadEventLog(job.log_blocks, job.scratch_folder)
         )
     return one(sources, "AllEvents"), dead_letters
 
@@ -120,4 +120,4 @@ class _ByContent(beam.DoFn):
     def finish_bundle(self) -> Iterator[Any]:
         if self._letters:
             batch = batch_by_content(self._letters)
-            yield WindowedValue(batch, MIN_TIMESTAMP, [GlobalWindow()])
+            yield WindowedValue(batch, MIN_TIMESTAMP, (GlobalWindow(),))

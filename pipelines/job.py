@@ -116,7 +116,8 @@ class Job:
         retally: the input is this output's own event log: it is not written again, and late
             events count.
         tally: False only appends to the log (a replay, before its re-tally).
-        progress_folder: where workers leave their progress.
+        scratch_folder: a folder on this machine for the run's progress and spilled slices; empty
+            where workers are elsewhere.
     """
 
     output: str
@@ -129,7 +130,7 @@ class Job:
     generation: int = 0
     retally: bool = False
     tally: bool = True
-    progress_folder: str = ""
+    scratch_folder: str = ""
 
     @property
     def id(self) -> str:

@@ -112,7 +112,8 @@ class PassThrough(click.Command):
             "help_option_names": ["-h", "--help"],
             "max_content_width": 100,
         }
-        super().__init__(*args, context_settings=settings, **kwargs)
+        kwargs["context_settings"] = settings
+        super().__init__(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_spread(args, "--input")))

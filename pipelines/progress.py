@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -72,7 +73,7 @@ class Watch:
                 if done:
                     return
 
-    def _state(self, folder: str, files: int, size: int, seconds: float) -> dict[str, object]:
+    def _state(self, folder: str, files: int, size: int, seconds: float) -> dict[str, Any]:
         now = read_progress(folder)
         rate = now.events / max(seconds, 1e-9)
         counts = (
@@ -86,5 +87,5 @@ class Watch:
         started = time.monotonic()
         while not stop.wait(LOG_SECONDS):
             state = self._state(folder, files, size, time.monotonic() - started)
-            share = int(str(state["completed"])) / max(1, size)
+            share = state["completed"] / max(1, size)
             _LOG.info("%s %.0f%%: %s", state["description"], share * 100, state["counts"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from adtally.io.elasticsearch import ElasticsearchConfig
@@ -33,7 +32,10 @@ def settings_for(given: dict[str, Any]) -> Settings:
             settings[name] = tuple(known[name]) if name == "dimensions" else known[name]
     rollup = {*(given["rollup"] or ()), *known.get("rollup_seconds", ())}
     threshold = given["click_rate_ip_threshold"] or rules.get("click_rate_ip_threshold")
-    overrides = {**rules.get("click_rate_ip_overrides", {}), **dict(given["click_rate_ip_override"])}
+    overrides = {
+        **rules.get("click_rate_ip_overrides", {}),
+        **dict(given["click_rate_ip_override"]),
+    }
     try:
         rule = ClickRateIp(threshold or ClickRateIp().threshold, overrides)
     except ValueError as error:

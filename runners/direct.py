@@ -61,8 +61,8 @@ def unknown_arguments(arguments: Sequence[str]) -> list[str]:
     return list(parser.parse_known_args(list(arguments))[1])
 
 
-def _all_options(cls: type) -> list[Any]:
-    found = []
+def _all_options(cls: Any) -> list[Any]:
+    found: list[Any] = []
     for child in cls.__subclasses__():
         if "_add_argparse_args" in vars(child):
             found.append(child)

@@ -1,1 +1,1 @@
-"""Decode, slice, tally and flag: pure functions on Arrow tables, and the PTransforms around them."""
+"""Decode, slice, tally and flag: pure functions on Arrow tables, and their PTransforms."""

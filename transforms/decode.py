@@ -101,9 +101,7 @@ def decode(
         letters.append(
             _dead_letter(chunk, at, payload, now_ms, failure.error_type, failure.message)
         )
-    events = with_tag(
-        _assembled(frames, failures), block=chunk.block, sequence=str(chunk.sequence)
-    )
+    events = with_tag(_assembled(frames, failures), block=chunk.block, sequence=str(chunk.sequence))
     return Decoded(events, letters, texts.height + len(parsed.rejected))
 
 
@@ -121,7 +119,9 @@ class _Checks:
     def __init__(self) -> None:
         self.failures: dict[int, Failure] = {}
 
-    def fail(self, failed: pl.Series, error_type: str, field: str, raw: pl.Series, why: str) -> None:
+    def fail(
+        self, failed: pl.Series, error_type: str, field: str, raw: pl.Series, why: str
+    ) -> None:
         for at in failed.fill_null(False).arg_true().to_list():
             value = raw[at]
             shown = "missing" if value is None else repr(value[:VALUE_LIMIT])
@@ -184,9 +184,7 @@ def _text(texts: pl.DataFrame, rule: FieldRule, name: str) -> pl.Series:
     return texts.select(value.alias(name)).to_series()
 
 
-def _check_currency(
-    out: dict[str, pl.Series], raw: dict[str, pl.Series], checks: _Checks
-) -> None:
+def _check_currency(out: dict[str, pl.Series], raw: dict[str, pl.Series], checks: _Checks) -> None:
     height = raw["event_type"].len()
     absent = pl.repeat(None, height, dtype=pl.String, eager=True)
     currency = raw.get("currency", absent)
@@ -260,7 +258,9 @@ def _assembled(frames: Iterable[pl.DataFrame], failures: dict[int, Failure]) -> 
         ]
         parts.append(_with_event_id(good.with_columns(missing)))
     frame = pl.concat([part.select(schema.EVENT_SCHEMA.names) for part in parts])
-    times = [pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC") for name in TIME_FIELDS]
+    times = [
+        pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC") for name in TIME_FIELDS
+    ]
     table = frame.with_columns(times).to_arrow(compat_level=pl.CompatLevel.newest())
     return table.cast(schema.EVENT_SCHEMA)
 

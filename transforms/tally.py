@@ -129,9 +129,7 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
     )
 
 
-def _with_uniques(
-    summaries: pl.DataFrame, events: pl.DataFrame, spec: TallySpec
-) -> pl.DataFrame:
+def _with_uniques(summaries: pl.DataFrame, events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
     keys = _keys(spec)
     users = (
         events.lazy()
@@ -179,15 +177,11 @@ def _stamps(spec: TallySpec) -> list[pl.Expr]:
 def _summary_table(summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
     target = schema.summary_schema(spec.dimensions)
     times = [utc(pl.col(name)).alias(name) for name in ("first_event_at", "last_event_at")]
-    frame = summaries.sort(["window", *_keys(spec)[:-1]]).with_columns(
-        *_stamps(spec), *times
-    )
+    frame = summaries.sort(["window", *_keys(spec)[:-1]]).with_columns(*_stamps(spec), *times)
     return frame.select(target.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(target)
 
 
-def _flag_table(
-    flagged: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec
-) -> pa.Table:
+def _flag_table(flagged: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
     """One row per (advertiser, window) that has flags, whole."""
     if not flagged.height:
         return schema.FLAG_SCHEMA.empty_table()
@@ -208,10 +202,10 @@ def _flag_table(
         .agg(flag.sort_by("ip").alias("flags"))
         .join(versions, on=keys, how="left")
         .sort("window", "advertiser_id")
-        .with_columns(
-            *_stamps(spec), pl.lit(spec.ruleset.version).alias("ruleset_version")
-        )
+        .with_columns(*_stamps(spec), pl.lit(spec.ruleset.version).alias("ruleset_version"))
         .collect()
     )
     names = schema.FLAG_SCHEMA.names
-    return frame.select(names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema.FLAG_SCHEMA)
+    return (
+        frame.select(names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema.FLAG_SCHEMA)
+    )

@@ -14,8 +14,9 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
-from adtally.io.arrow import tag, with_tag
+from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
 from adtally.io.sources import NAMESPACE
+from adtally.io.spill import Spill, take
 from adtally.transforms.rollup import roll_up
 from adtally.transforms.slices import SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
@@ -49,9 +50,7 @@ class Windowing:
     @classmethod
     def batch(cls, beam_window_ms: int) -> Windowing:
         """Each window once, when all input has been read."""
-        return cls(
-            beam_window_ms, trigger.DefaultTrigger(), trigger.AccumulationMode.DISCARDING, 0
-        )
+        return cls(beam_window_ms, trigger.DefaultTrigger(), trigger.AccumulationMode.DISCARDING, 0)
 
     def into(self) -> beam.WindowInto:
         """Beam's window transform for this."""
@@ -67,39 +66,55 @@ class Windowing:
 class SliceByWindow(beam.PTransform):
     """Cut batches of events into slices; outputs ``slices`` and ``late``.
 
-    A slice is ``(shard, table)``, lies in exactly one of Beam's windows, and has a timestamp
-    inside it. Late events come as tables with their ``window_start``.
+    A slice is ``(shard, bytes)``, lies in exactly one of Beam's windows, and has a timestamp
+    inside it. It is serialised here and not by a coder, because the DirectRunner decodes and
+    encodes what it groups once more. Late events come as tables with their ``window_start``.
+
+    Attributes:
+        spec: how to cut.
+        spill_folder: where slices wait on this machine, see :mod:`adtally.io.spill`; empty to
+            send them through the runner.
     """
 
     spec: SliceSpec
+    spill_folder: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, events: Any) -> Any:
-        return events | "Slice" >> beam.ParDo(_Slice(self.spec)).with_outputs(
+        return events | "Slice" >> beam.ParDo(_Slice(self.spec, self.spill_folder)).with_outputs(
             LATE, main=SLICES
-        ).with_output_types(tuple[int, pa.Table])
+        ).with_output_types(tuple[int, bytes])
 
 
 class _Slice(beam.DoFn):
-    def __init__(self, spec: SliceSpec) -> None:
+    def __init__(self, spec: SliceSpec, spill_folder: str) -> None:
         self._spec = spec
+        self._spill_folder = spill_folder
 
     def setup(self) -> None:
+        self._spill = Spill(self._spill_folder)
         self._late = Metrics.counter(NAMESPACE, "events_late")
         self._outside = Metrics.counter(NAMESPACE, "events_out_of_range")
 
     def process(self, events: pa.Table) -> Iterator[Any]:
         sliced = slice_events(events, self._spec)
         for part in sliced.slices:
-            yield TimestampedValue((part.shard, part.table), part.window_start_ms / 1000)
+            element = (part.shard, self._spill.put(to_ipc(part.table)))
+            yield TimestampedValue(element, part.window_start_ms / 1000)
         if sliced.late.num_rows:
             tags = {key: tag(events, key) for key in ("block", "sequence")}
             part_name = f"{tags['block']}-{int(tags['sequence']):05d}"
             yield TaggedOutput(LATE, with_tag(sliced.late, part=part_name))
         self._late.inc(sliced.late.num_rows)
         self._outside.inc(sliced.out_of_range)
+
+    def finish_bundle(self) -> None:
+        self._spill.flush()
+
+    def teardown(self) -> None:
+        self._spill.close()
 
 
 @dataclass
@@ -133,10 +148,10 @@ class _Tally(beam.DoFn):
         self._count = {name: Metrics.counter(NAMESPACE, name) for name in names}
 
     def process(
-        self, element: tuple[int, Iterable[pa.Table]], window: Any = beam.DoFn.WindowParam
+        self, element: tuple[int, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         shard, slices = element
-        result = tally(list(slices), self._spec)
+        result = tally([from_ipc(take(part)) for part in slices], self._spec)
         part = _part_name(shard, window)
         yield with_tag(result.summaries, part=part)
         if result.flags.num_rows:
@@ -179,7 +194,7 @@ class RollUpWindows(beam.PTransform):
     def expand(self, summaries: Any) -> Any:
         return (
             summaries
-            | "Key by shard" >> beam.Map(_keyed).with_output_types(tuple[int, pa.Table])
+            | "Key by shard" >> beam.Map(_keyed).with_output_types(tuple[int, bytes])
             | "Window" >> self.windowing.into()
             | "Group by shard" >> beam.GroupByKey()
             | "Roll up"
@@ -193,8 +208,8 @@ def _part_name(shard: int, window: Any) -> str:
     return f"{window.start.micros // 1_000_000}-{shard:04d}"
 
 
-def _keyed(summaries: pa.Table) -> tuple[int, pa.Table]:
-    return int(tag(summaries, "part").rsplit("-", 1)[1]), summaries
+def _keyed(summaries: pa.Table) -> tuple[int, bytes]:
+    return int(tag(summaries, "part").rsplit("-", 1)[1]), to_ipc(summaries)
 
 
 class _RollUp(beam.DoFn):
@@ -204,12 +219,12 @@ class _RollUp(beam.DoFn):
         self._ranges = ranges
 
     def process(
-        self, element: tuple[int, Iterable[pa.Table]], window: Any = beam.DoFn.WindowParam
+        self, element: tuple[int, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[pa.Table]:
         shard, tables = element
         spec = self._spec
         rolled = roll_up(
-            list(tables),
+            [from_ipc(part) for part in tables],
             self._window_ms,
             spec.allowed_lateness_ms,
             spec.dimensions,

@@ -1,0 +1,54 @@
+# adtally: `make demo` shows it, `make test` proves it, `make check` is what CI runs.
+# Everything is set up on first use and quick afterwards; safe to repeat.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint types bench format clean system
+
+$(READY): requirements.txt requirements-dev.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "adtally needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version)." \
+	       "Install it, or say which: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "Python's venv module is missing; install it: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Java and Maven, for the local Elasticsearch; says what to install where it cannot.
+system:
+	@sh runners/local/install_java.sh
+
+demo: $(READY)
+	@sh runners/local/install_java.sh || echo "make demo: going on without Elasticsearch."
+	@$(BIN)/python -m adtally.pipelines.demo
+
+test: $(READY) system
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not see editable installs that map folders: links give it the packages by their names.
+types: $(READY)
+	@mkdir -p .mypy_cache/packages/adtally
+	@for name in io pipelines runners transforms; do \
+	  ln -sfn ../../../$$name .mypy_cache/packages/adtally/$$name; done
+	MYPYPATH=.mypy_cache/packages $(BIN)/mypy --explicit-package-bases -p adtally
+
+check: lint types test
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) build dist demo-output benchmarks/data *.egg-info .pytest_cache .mypy_cache .ruff_cache

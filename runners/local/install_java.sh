@@ -1,0 +1,34 @@
+#!/bin/sh
+# Makes sure of Java 17 (with javac) and Maven, which the local Elasticsearch needs.
+# Installs them with apt-get where that is possible; otherwise says what to install, and fails.
+set -eu
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+java_version() {
+  javac -version 2>&1 | sed -n 's/^javac \([0-9]*\).*/\1/p'
+}
+
+missing=""
+if ! have java || ! have javac || [ "$(java_version)" -lt 17 ]; then
+  missing="openjdk-17-jdk-headless"
+fi
+have mvn || missing="$missing maven"
+[ -n "$missing" ] || exit 0
+
+if have apt-get && [ "$(id -u)" = 0 ]; then
+  sudo=""
+elif have apt-get && have sudo && sudo -n true 2>/dev/null; then
+  sudo="sudo"
+else
+  echo "adtally: Elasticsearch on this machine needs:$missing (Debian: apt-get install $missing)." >&2
+  exit 1
+fi
+echo "adtally: installing $missing" >&2
+# shellcheck disable=SC2086
+if $sudo apt-get update -qq >&2 &&
+   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing >&2; then
+  exit 0
+fi
+echo "adtally: apt-get could not install $missing; please install them by hand." >&2
+exit 1
