@@ -28,6 +28,9 @@ _TIME_SHAPE: Final = (
 """RFC 3339, and two liberties that logs take: no seconds, and an offset without its colon."""
 
 
+_NANOSECONDS: Final = pa.timestamp("ns", "UTC")
+
+
 def cast_leniently(values: pa.Array, target: pa.DataType) -> pa.Array:
     """Cast text, with null where the text does not fit.
 
@@ -60,11 +63,13 @@ def _rfc3339(column: pl.Series, time_zone: str | None) -> pl.Series:
         zoned = _rfc3339(pl.select(pl.when(has_zone).then(column)).to_series(), None)
         naive = pl.select(pl.when(~has_zone).then(column.str.replace("T", " "))).to_series()
         return zoned.fill_null(_strptime(naive, "%Y-%m-%d %H:%M:%S%.f", time_zone))
-    shaped = pl.select(pl.when(column.str.contains(_TIME_SHAPE)).then(column)).to_series()
-    text = _arrow(shaped)
-    if shaped.str.contains_any(["t", "z"]).any():  # Arrow wants capitals
-        text = pc.utf8_upper(text)
-    times = cast_leniently(text, pa.timestamp("ns", "UTC"))
+    text = _arrow(column)
+    shaped = pc.match_substring_regex(text, _TIME_SHAPE)
+    text = pc.if_else(shaped, text, pa.scalar(None, pa.string()))
+    try:
+        times = pc.cast(text, _NANOSECONDS)
+    except pa.ArrowInvalid:  # capitals for 't' and 'z', and null for days that never were
+        times = cast_leniently(pc.utf8_upper(text), _NANOSECONDS)
     return pl.Series(pc.cast(times, pa.int64())) // 1_000_000
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,52 +113,85 @@ def _chosen(texts: pl.DataFrame, event: EventMapping) -> tuple[np.ndarray, pl.Da
     return np.flatnonzero(chosen.to_numpy()), texts.filter(chosen)
 
 
-class _Checks:
-    """Failures by row; the first one found for a row stands."""
+@dataclass(frozen=True)
+class _Check:
+    """A way to fail: where ``failed`` is true, ``field`` is wrong, and ``why`` says what to do."""
 
-    def __init__(self) -> None:
-        self.failures: dict[int, Failure] = {}
+    error_type: str
+    field: str
+    failed: pl.Expr
+    why: str
 
-    def fail(
-        self, failed: pl.Series, error_type: str, field: str, raw: pl.Series, why: str
-    ) -> None:
-        for at in failed.fill_null(False).arg_true().to_list():
-            value = raw[at]
-            shown = "missing" if value is None else repr(value[:VALUE_LIMIT])
-            message = f"{field} is {shown}; the record was not counted. {why}"
-            self.failures.setdefault(at, Failure(error_type, message))
+
+def _raw(name: str) -> pl.Expr:
+    return pl.col(f"raw {name}")
 
 
 def _typed(
     texts: pl.DataFrame, event: EventMapping, now_ms: int, plausible: Plausible
 ) -> tuple[pl.DataFrame, dict[int, Failure]]:
-    """Typed columns of one event rule, and the rows that fail."""
-    raw = {name: _text(texts, rule, name) for name, rule in event.fields.items()}
-    checks = _Checks()
-    out = dict(raw)
-    for name in TIME_FIELDS:
-        if name in raw:
-            rule = event.fields[name]
-            out[name] = columns.parse_times(raw[name], rule).alias(name)
-            wrong = raw[name].is_not_null() & out[name].is_null()
+    """Typed columns of one event rule, and the rows that fail.
+
+    Everything is evaluated in three passes over the frame: each pass costs Polars a third of a
+    millisecond, whatever its length.
+    """
+    fields = event.fields
+    raw = texts.select(_text(rule).alias(name) for name, rule in fields.items())
+    converted: list[pl.Series] = []
+    for name in fields:
+        if name in TIME_FIELDS:
+            converted.append(columns.parse_times(raw[name], fields[name]).alias(name))
+        elif name in MONEY_FIELDS:
+            converted.append(columns.parse_money(raw[name], fields[name]).alias(name))
+    names = [series.name for series in converted]
+    kept = raw.select(pl.col(names).name.prefix("raw "))
+    typed = raw.with_columns(converted)
+    checks = [*_conversions(fields), *_requirements(fields)]
+    checks += [*_currency_checks(fields), _plausibility(fields, now_ms, plausible)]
+    both = typed.hstack(kept)
+    masks = both.select(
+        check.failed.fill_null(False).alias(str(index)) for index, check in enumerate(checks)
+    )
+    return typed, _failures(both, masks, checks)
+
+
+def _failures(both: pl.DataFrame, masks: pl.DataFrame, checks: list[_Check]) -> dict[int, Failure]:
+    """Failures by row; the first check that a row fails stands."""
+    failures: dict[int, Failure] = {}
+    for check, mask in zip(checks, masks, strict=True):
+        if mask.any():
+            name = f"raw {check.field}"
+            texts = both[name if name in both.columns else check.field]
+            for at in mask.arg_true().to_list():
+                value = texts[at]
+                shown = "missing" if value is None else repr(value[:VALUE_LIMIT])
+                message = f"{check.field} is {shown}; the record was not counted. {check.why}"
+                failures.setdefault(at, Failure(check.error_type, message))
+    return failures
+
+
+def _text(rule: FieldRule) -> pl.Expr:
+    """The text that a rule takes from each record; empty text counts as absent."""
+    if rule.constant is not None:
+        return pl.repeat(rule.constant, pl.len(), dtype=pl.String)
+    value = pl.col(str(rule.source))
+    if rule.path is not None:
+        value = value.str.json_path_match(rule.path)
+    value = pl.when(value != "").then(value)
+    return value if rule.default is None else value.fill_null(rule.default)
+
+
+def _conversions(fields: dict[str, FieldRule]) -> Iterator[_Check]:
+    """There was text, and it could not be converted."""
+    for name, rule in fields.items():
+        if name in TIME_FIELDS:
             why = f"It has to be a time as {rule.time_format}; correct it or the mapping."
-            checks.fail(wrong, "invalid_timestamp", name, raw[name], why)
-    for name in MONEY_FIELDS:
-        if name in raw:
-            rule = event.fields[name]
-            out[name] = columns.parse_money(raw[name], rule).alias(name)
-            wrong = raw[name].is_not_null() & out[name].is_null()
-            why = _money_remedy(rule)
-            checks.fail(wrong, "invalid_money", name, raw[name], why)
-    for name in ("event_type", "advertiser_id", "occurred_at"):
-        checks.fail(raw[name].is_null(), "missing_field", name, raw[name], "It is required.")
-    if event.fields["event_type"].constant is None:
-        unknown = ~raw["event_type"].is_in(schema.EVENT_TYPES)
-        why = f"It has to be one of {', '.join(schema.EVENT_TYPES)}."
-        checks.fail(unknown, "unknown_event_type", "event_type", raw["event_type"], why)
-    _check_currency(out, raw, checks)
-    _check_plausible(out, raw, checks, now_ms, plausible)
-    return pl.DataFrame(out), checks.failures
+            error_type = "invalid_timestamp"
+        elif name in MONEY_FIELDS:
+            why, error_type = _money_remedy(rule), "invalid_money"
+        else:
+            continue
+        yield _Check(error_type, name, _raw(name).is_not_null() & pl.col(name).is_null(), why)
 
 
 def _money_remedy(rule: FieldRule) -> str:
@@ -170,52 +203,42 @@ def _money_remedy(rule: FieldRule) -> str:
     )
 
 
-def _text(texts: pl.DataFrame, rule: FieldRule, name: str) -> pl.Series:
-    """The text that a rule takes from each record; empty text counts as absent."""
-    if rule.constant is not None:
-        return pl.repeat(rule.constant, texts.height, dtype=pl.String, eager=True).alias(name)
-    assert rule.source is not None
-    value = pl.col(rule.source)
-    if rule.path is not None:
-        value = value.str.json_path_match(rule.path)
-    value = pl.when(value != "").then(value)
-    if rule.default is not None:
-        value = value.fill_null(rule.default)
-    return texts.select(value.alias(name)).to_series()
+def _requirements(fields: dict[str, FieldRule]) -> Iterator[_Check]:
+    for name in ("event_type", "advertiser_id"):
+        yield _Check("missing_field", name, pl.col(name).is_null(), "It is required.")
+    yield _Check("missing_field", "occurred_at", _raw("occurred_at").is_null(), "It is required.")
+    if fields["event_type"].constant is None:
+        known = pl.col("event_type").is_in(list(schema.EVENT_TYPES))
+        why = f"It has to be one of {', '.join(schema.EVENT_TYPES)}."
+        yield _Check("unknown_event_type", "event_type", ~known, why)
 
 
-def _check_currency(out: dict[str, pl.Series], raw: dict[str, pl.Series], checks: _Checks) -> None:
-    height = raw["event_type"].len()
-    absent = pl.repeat(None, height, dtype=pl.String, eager=True)
-    currency = raw.get("currency", absent)
-    malformed = ~currency.str.contains(r"^[A-Z]{3}$")
-    checks.fail(malformed, "invalid_currency", "currency", currency, "It has to be ISO 4217.")
+def _currency_checks(fields: dict[str, FieldRule]) -> Iterator[_Check]:
+    has_currency = "currency" in fields
+    if has_currency:
+        malformed = ~pl.col("currency").str.contains(r"^[A-Z]{3}$")
+        yield _Check("invalid_currency", "currency", malformed, "It has to be ISO 4217.")
     for name in MONEY_FIELDS:
-        if name in out:
-            orphan = (out[name] != 0) & currency.is_null()
-            why = f"It is required where {name} is not zero: sums never cross currencies."
-            checks.fail(orphan, "missing_currency", "currency", currency, why)
+        if name in fields:
+            orphan = pl.col(name) != 0
+            if has_currency:
+                orphan = orphan & pl.col("currency").is_null()
+            why = f"{name} is not zero, and its currency is missing: sums never cross currencies."
+            field = "currency" if has_currency else name
+            yield _Check("missing_currency", field, orphan, why)
 
 
-def _check_plausible(
-    out: dict[str, pl.Series],
-    raw: dict[str, pl.Series],
-    checks: _Checks,
-    now_ms: int,
-    plausible: Plausible,
-) -> None:
-    occurred = out["occurred_at"]
-    latest = (
-        out["received_at"].fill_null(now_ms)
-        if "received_at" in out
-        else pl.repeat(now_ms, occurred.len(), dtype=pl.Int64, eager=True)
+def _plausibility(fields: dict[str, FieldRule], now_ms: int, plausible: Plausible) -> _Check:
+    occurred = pl.col("occurred_at")
+    received = (
+        pl.col("received_at").fill_null(now_ms) if "received_at" in fields else pl.lit(now_ms)
     )
-    wrong = (occurred < plausible.earliest_ms) | (occurred > latest + plausible.ahead_ms)
+    wrong = (occurred < plausible.earliest_ms) | (occurred > received + plausible.ahead_ms)
     why = (
         "It is implausible: before the year 2000, or more than a day after it was received; "
         "check the clock, or the time format of the mapping."
     )
-    checks.fail(wrong, "implausible_time", "occurred_at", raw["occurred_at"], why)
+    return _Check("implausible_time", "occurred_at", wrong, why)
 
 
 def _provenance(chunk: LogChunk, offsets: np.ndarray) -> pl.DataFrame:

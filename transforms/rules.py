@@ -85,6 +85,7 @@ def click_rate_ip(clicks: pl.DataFrame, rule: ClickRateIp) -> pl.DataFrame:
     suspects = counts.filter(pl.col("count") > lowest).with_columns(
         pl.col("count").cast(pl.Int64),
         pl.col("advertiser_id")
+        .cast(pl.String)
         .replace_strict(dict(rule.overrides), default=rule.threshold, return_dtype=pl.Int64)
         .alias("threshold"),
     )

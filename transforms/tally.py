@@ -80,10 +80,18 @@ def _prepared(slices: Sequence[pa.Table], spec: TallySpec) -> pl.DataFrame:
     """All events with their ``window`` (ms) and whether they are ``counted``."""
     events = pl.DataFrame(pl.from_arrow(pa.concat_tables(slices)))
     window = pl.col("occurred_at") // spec.window_ms * spec.window_ms
-    events = events.with_columns(window.alias("window"))
+    events = events.with_columns(
+        window.alias("window"), *(_numbered(events[name]) for name in _keys(spec)[:-1])
+    )
     if "position_hash" in events.columns:  # the same row of the log twice is not a duplicate
         events = events.unique([*IDENTITY, "position_hash"], keep="first")
     return _marked(events)
+
+
+def _numbered(texts: pl.Series) -> pl.Series:
+    """Text as numbers in the text's own order: grouping by them takes half the time."""
+    values = texts.unique().drop_nulls().sort()
+    return texts.cast(pl.Enum(values))
 
 
 def _marked(events: pl.DataFrame) -> pl.DataFrame:
