@@ -198,7 +198,7 @@ tally_options = options(
 )
 
 elasticsearch_options = options(
-    click.option("--elasticsearch", metavar="URL", help="Node to write documents to."),
+    click.option("--elasticsearch", metavar="URL", help="Node to write to; several by commas."),
     click.option(
         "--elasticsearch-index-prefix",
         default="adtally",
@@ -220,6 +220,13 @@ elasticsearch_options = options(
         "--elasticsearch-ca-file",
         type=click.Path(dir_okay=False),
         help="Certificate authority of the node, PEM.",
+    ),
+    click.option(
+        "--elasticsearch-retry-seconds",
+        type=click.FloatRange(min=0),
+        default=600.0,
+        show_default=True,
+        help="How long a write is tried again before the run fails.",
     ),
     click.option(
         "--elasticsearch-insecure",

@@ -1,0 +1,242 @@
+"""Bulk writes: every item's result is checked, and only what failed is tried again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import tenacity
+from elastic_transport import ConnectionError as NoConnection
+from elastic_transport import ConnectionTimeout, TransportError
+from elasticsearch import ApiError, Elasticsearch
+
+from adtally.io.elasticsearch import ElasticsearchConfig
+
+RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses that may pass; every other 4xx will fail again however often it is tried."""
+
+FIRST_WAIT_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 30.0
+_LOG = logging.getLogger("adtally.elasticsearch")
+
+
+class ElasticsearchUnavailable(RuntimeError):
+    """Documents could not be written in time; the bundle fails, and nothing counts as done."""
+
+
+class AccessDenied(RuntimeError):
+    """The cluster refuses these credentials; no secret is in the message."""
+
+
+class _TryAgain(Exception):
+    """Some documents are still to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document: where it goes, which version it is, and its JSON."""
+
+    index: str
+    id: str
+    routing: str
+    version: int
+    action: bytes
+    body: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.action) + len(self.body) + 2
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A document that the index will never take, and the server's reason."""
+
+    document: Document
+    error_type: str
+    reason: str
+
+
+@dataclass
+class BulkCounts:
+    """What a writer has done."""
+
+    written: int = 0
+    superseded: int = 0
+    requests: int = 0
+    retries: int = 0
+    milliseconds: list[int] = field(default_factory=list)
+
+
+class BulkWriter:
+    """Writes documents so that each is stored, superseded by a newer version, or refused.
+
+    Guarantee: at least once, into documents whose id and version follow from what they say, so a
+    repeated write changes nothing and an older one never undoes a newer. 429, 5xx and lost
+    connections are tried again with growing, random waits; a refused item (4xx) is given back.
+
+    Args:
+        client: without retries of its own.
+        config: sizes and patience.
+        sleep: for tests.
+    """
+
+    def __init__(
+        self,
+        client: Elasticsearch,
+        config: ElasticsearchConfig,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._sleep = sleep
+        self.counts = BulkCounts()
+
+    def write(self, documents: list[Document]) -> list[Refused]:
+        """Write documents, in requests of ``batch_bytes``; returns those refused.
+
+        Raises:
+            ElasticsearchUnavailable: some are not written after ``retry_seconds``.
+            AccessDenied: at once, where the credentials are wrong.
+        """
+        refused: list[Refused] = []
+        for batch in batches(documents, self._config.batch_bytes):
+            refused += self._write_batch(batch)
+        return refused
+
+    def when_up(self, ask: Callable[[], None]) -> None:
+        """Ask the cluster something, with the same patience as for a write."""
+
+        def once() -> None:
+            try:
+                ask()
+            except TransportError as error:
+                raise _TryAgain(f"no answer ({type(error).__name__})") from error
+            except ApiError as error:
+                if error.meta.status in (401, 403):
+                    raise self._denied(error) from None
+                if error.meta.status not in RETRIED:
+                    raise
+                raise _TryAgain(f"status {error.meta.status}") from error
+
+        self._patiently(once)
+
+    def _write_batch(self, batch: list[Document]) -> list[Refused]:
+        refused: list[Refused] = []
+        pending = batch
+
+        def once() -> None:
+            nonlocal pending
+            pending, reason = self._attempt(pending, refused)
+            if pending:
+                raise _TryAgain(f"{len(pending):,} documents to write: {reason}")
+
+        self._patiently(once)
+        return refused
+
+    def _patiently(self, once: Callable[[], None]) -> None:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_TryAgain),
+            stop=tenacity.stop_after_delay(self._config.retry_seconds),
+            wait=tenacity.wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
+            sleep=self._sleep,
+            before_sleep=self._before_sleep,
+            reraise=True,
+        )
+        try:
+            retrying(once)
+        except _TryAgain as error:
+            raise ElasticsearchUnavailable(
+                f"{error} after {self._config.retry_seconds:.0f} s. Nothing is lost: when the "
+                f"cluster is well again, run again; what is written already stays as it is."
+            ) from error
+
+    def _denied(self, error: ApiError) -> AccessDenied:
+        return AccessDenied(
+            f"Elasticsearch answers {error.meta.status} ({error.error}); documents cannot be "
+            f"written. Check the API key or user, and that it may write to "
+            f"{self._config.index_prefix}-*."
+        )
+
+    def _before_sleep(self, state: tenacity.RetryCallState) -> None:
+        self.counts.retries += 1
+        if state.attempt_number in (1, 2) or state.attempt_number % 10 == 0:
+            error = state.outcome.exception() if state.outcome else None
+            _LOG.warning("attempt %d failed, trying again: %s", state.attempt_number, error)
+
+    def _attempt(
+        self, documents: list[Document], refused: list[Refused]
+    ) -> tuple[list[Document], str]:
+        """Send documents once; returns those to send again, and why."""
+        started = time.monotonic()
+        self.counts.requests += 1
+        try:
+            # The client takes encoded lines as they are, whatever its annotation says.
+            lines: list[Any] = [x for doc in documents for x in (doc.action, doc.body)]
+            response = self._client.bulk(operations=lines)
+        except (NoConnection, ConnectionTimeout) as error:
+            return documents, f"no answer ({type(error).__name__})"
+        except ApiError as error:
+            return self._whole_request_failed(documents, refused, error)
+        except TransportError as error:
+            return documents, f"{type(error).__name__}: {error.message}"
+        self.counts.milliseconds.append(round((time.monotonic() - started) * 1000))
+        return self._sort_out(documents, response["items"], refused)
+
+    def _whole_request_failed(
+        self, documents: list[Document], refused: list[Refused], error: ApiError
+    ) -> tuple[list[Document], str]:
+        status = error.meta.status
+        if status in (401, 403):
+            raise self._denied(error) from None
+        if status in RETRIED:
+            return documents, f"status {status}"
+        if len(documents) == 1:
+            refused.append(Refused(documents[0], f"status_{status}", str(error.error)[:500]))
+            return [], ""
+        # 413, or a request that the server cannot take whole: halves find out which part it is.
+        middle = len(documents) // 2
+        first, why = self._attempt(documents[:middle], refused)
+        second, also = self._attempt(documents[middle:], refused)
+        return first + second, why or also
+
+    def _sort_out(
+        self, documents: list[Document], items: list[Any], refused: list[Refused]
+    ) -> tuple[list[Document], str]:
+        again: list[Document] = []
+        why = ""
+        for document, item in zip(documents, items, strict=True):
+            result = item["index"]
+            status, error = result["status"], result.get("error", {})
+            if status < 300:
+                self.counts.written += 1
+            elif status == 409:
+                self.counts.superseded += 1
+            elif status in RETRIED:
+                again.append(document)
+                why = f"status {status}, {error.get('type')}"
+            else:
+                refused.append(Refused(document, str(error.get("type")), _reason(error)))
+        return again, why
+
+
+def _reason(error: dict[str, Any]) -> str:
+    cause = error.get("caused_by", {}).get("reason")
+    return f"{error.get('reason')}" + (f" (because: {cause})" if cause else "")
+
+
+def batches(documents: list[Document], batch_bytes: int) -> Iterator[list[Document]]:
+    """Cut documents into requests of at most ``batch_bytes``, each of one at least."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        if batch and size + document.size > batch_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += document.size
+    if batch:
+        yield batch
