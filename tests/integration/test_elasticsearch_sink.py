@@ -32,7 +32,7 @@ from adtally.io.elasticsearch_bulk import AccessDenied, BulkWriter, Elasticsearc
 from adtally.io.elasticsearch_sink import WriteToElasticsearch, documents
 from adtally.runners.direct import direct_runner
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
-from tests.integration.conftest import started_node
+from tests.nodes import started_node
 
 pytestmark = pytest.mark.elasticsearch
 MINUTE_MS = 60_000

@@ -1,0 +1,29 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adtally.runners.local.elasticsearch_node import ElasticsearchNode
+from tests.nodes import started_node
+
+REAL_CLICKS = Path(__file__).parents[2] / "shared" / "data" / "clicks"
+
+
+@pytest.fixture(scope="session")
+def real_clicks() -> Path:
+    """100,000 real clicks as hourly logs; they stay out of this repository."""
+    if not REAL_CLICKS.is_dir():
+        pytest.skip(f"the real clicks are not at {REAL_CLICKS}")
+    return REAL_CLICKS
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_node() -> Iterator[ElasticsearchNode]:
+    """A running node, shared by the session; tests keep apart by index prefix."""
+    node = started_node()
+    yield node
+    node.stop()
