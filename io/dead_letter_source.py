@@ -57,7 +57,10 @@ class _ReadPayloads(beam.DoFn):
     def process(self, block: Block) -> Iterator[Any]:
         letters: list[DeadLetter] = []
         for span in block.spans:
-            letters += decode_lines(read_bytes(span.file.path))
+            try:
+                letters += decode_lines(read_bytes(span.file.path))
+            except ValueError as error:
+                raise ValueError(f"{span.file.path}: {error}") from error
         chunk, kept = payload_chunk(block, letters)
         yield chunk
         if kept:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import datetime
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -66,9 +67,9 @@ class DeadLetter:
             failed_at=failed_at,
             stage=stage,
             error_type=error_type,
-            message=message[:MESSAGE_LIMIT],
-            source=source,
-            position=position,
+            message=_unicode(message[:MESSAGE_LIMIT]),
+            source=_unicode(source),
+            position=_unicode(position),
             payload=text,
             payload_encoding=encoding,
         )
@@ -78,6 +79,11 @@ class DeadLetter:
         if self.payload_encoding == "base64":
             return base64.b64decode(self.payload)
         return self.payload.encode("utf-8")
+
+
+def _unicode(text: str) -> str:
+    """Text that can be written: a file name need not be valid UTF-8 (``\\udce9`` for ``E9``)."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,11 @@ def decode_lines(data: bytes) -> Iterator[DeadLetter]:
     Raises:
         ValueError: a line is not a dead letter that this version understands.
     """
-    for number, line in enumerate(gzip.decompress(data).splitlines(), start=1):
+    try:
+        lines = gzip.decompress(data).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"not a whole file of dead letters: {error}") from error
+    for number, line in enumerate(lines, start=1):
         try:
             fields = msgspec.json.decode(line, type=_Line)
         except msgspec.MsgspecError as error:

@@ -12,6 +12,9 @@ from isal import isal_zlib
 
 READ_BYTES: Final = 1 << 20
 
+STORED_BYTES: Final = 128 << 10
+"""Compressed bytes decoded at a time: of a damaged file, what these hold is lost."""
+
 _GZIP_WINDOW: Final = 31  # zlib's wbits for a gzip header and a 32 kB window
 
 FACTORIES: Final[dict[str, Callable[[], Any]]] = {
@@ -39,7 +42,7 @@ def decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
     """Yield the uncompressed bytes of ``file`` in pieces, over all its members or frames.
 
     Raises:
-        BrokenFile: after everything readable was yielded.
+        BrokenFile: after what is readable was yielded, up to ``STORED_BYTES`` before the damage.
         OSError: reading failed; the caller may try again.
     """
     if compression == "none":
@@ -48,7 +51,7 @@ def decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
     make = FACTORIES[compression]
     machine, started, done = make(), False, 0
     while True:
-        data = file.read(READ_BYTES)
+        data = file.read(STORED_BYTES)
         if not data:
             break
         while data:

@@ -1,27 +1,53 @@
-"""Elasticsearch: how to reach it, its index templates, and the removal of outdated documents.
+"""Elasticsearch: its index templates, and the removal of outdated documents.
 
-Works with servers 8.x and 9.x. Secrets are named by where they come from and read on the worker,
-so they are in no pickle, repr, log, job description or dead letter.
+Works with servers 8.x and 9.x. How to reach one is in :mod:`adtally.io.elasticsearch_client`, whose
+names can be imported from here.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+import msgspec
 import pyarrow as pa
-from elastic_transport import ObjectApiResponse
-from elasticsearch import Elasticsearch, NotFoundError
+from elastic_transport import TransportError
+from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from adtally.io import schema
+from adtally.io.elasticsearch_bulk import BulkWriter, Document
+from adtally.io.elasticsearch_client import (
+    API_KEY_ENV,
+    PASSWORD_ENV,
+    USERNAME_ENV,
+    AccessDenied,
+    ElasticsearchConfig,
+    ElasticsearchConfigError,
+    connect,
+    denied,
+)
 from adtally.transforms.windows import GENERATION_BITS
 
-API_KEY_ENV: Final = "ADTALLY_ELASTICSEARCH_API_KEY"
-PASSWORD_ENV: Final = "ADTALLY_ELASTICSEARCH_PASSWORD"
+__all__ = [
+    "API_KEY_ENV",
+    "KINDS",
+    "PASSWORD_ENV",
+    "TEMPLATE_VERSION",
+    "USERNAME_ENV",
+    "AccessDenied",
+    "ElasticsearchConfig",
+    "ElasticsearchConfigError",
+    "TemplatesMissing",
+    "check_templates",
+    "connect",
+    "delete_stale",
+    "index_template",
+    "install_templates",
+    "template_name",
+    "templates_installed",
+]
+
 TEMPLATE_VERSION: Final = 1
 """Rises with every change of the mappings; an older template has to be set up again."""
 
@@ -29,121 +55,8 @@ KINDS: Final = ("summaries", "flags")
 PAGE_DOCUMENTS: Final = 5_000
 
 
-class ElasticsearchConfigError(ValueError):
-    """A setting that cannot work; never holds a secret."""
-
-
 class TemplatesMissing(RuntimeError):
     """Documents would go to indices with guessed mappings; nothing was written."""
-
-
-@dataclass(frozen=True)
-class ElasticsearchConfig:
-    """How to reach a cluster, and how to write to it.
-
-    Attributes:
-        urls: of one or more nodes, without user and password.
-        index_prefix: indices are ``PREFIX-summaries-YYYY.MM`` and ``PREFIX-flags-YYYY.MM``.
-        username: for basic authentication; the password comes from ``password_file`` or from
-            ADTALLY_ELASTICSEARCH_PASSWORD.
-        api_key_file: an API key, otherwise ADTALLY_ELASTICSEARCH_API_KEY; wins over a password.
-        password_file: see ``username``.
-        ca_file: PEM of the authority that signed the nodes' certificates.
-        verify_tls: False only for tests.
-        request_timeout_seconds: of one request; a bulk of 5 MB takes well under one.
-        batch_bytes: of one bulk request; 5 to 15 MB is what Elastic recommends to begin with.
-        retry_seconds: how long writes are tried again before the bundle fails; ten minutes
-            outlast the restart of a node.
-    """
-
-    urls: tuple[str, ...]
-    index_prefix: str = "adtally"
-    username: str | None = None
-    api_key_file: str | None = None
-    password_file: str | None = None
-    ca_file: str | None = None
-    verify_tls: bool = True
-    request_timeout_seconds: float = 60.0
-    batch_bytes: int = 5 << 20
-    retry_seconds: float = 600.0
-
-    def __post_init__(self) -> None:
-        if not self.urls:
-            raise ElasticsearchConfigError("no Elasticsearch URL is given.")
-        for url in self.urls:
-            _check_url(url)
-        if not self.index_prefix or self.index_prefix != self.index_prefix.lower():
-            raise ElasticsearchConfigError(
-                f"index prefix {self.index_prefix!r} is empty or has capitals, which "
-                f"Elasticsearch refuses; use one such as 'adtally'."
-            )
-
-    def index_pattern(self, kind: str) -> str:
-        """All indices of ``summaries`` or ``flags``."""
-        return f"{self.index_prefix}-{kind}-*"
-
-
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    where = parts.hostname or "?"
-    if parts.username or parts.password:
-        raise ElasticsearchConfigError(
-            f"the URL of {where} holds a user or password, which would be seen in logs; use "
-            f"--elasticsearch-username and {PASSWORD_ENV}."
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ElasticsearchConfigError(
-            f"{url!r} is no URL of a node; write it as https://HOST:9200."
-        )
-
-
-def connect(config: ElasticsearchConfig) -> Elasticsearch:
-    """A client, with its secrets read now. Retries are left to the callers.
-
-    Raises:
-        ElasticsearchConfigError: a secret is missing or its file cannot be read.
-    """
-    options: dict[str, Any] = {}
-    if any(url.startswith("https") for url in config.urls):
-        options["verify_certs"] = config.verify_tls
-        if config.ca_file:
-            options["ca_certs"] = config.ca_file
-        if not config.verify_tls:
-            options["ssl_show_warn"] = False
-    api_key = _secret(config.api_key_file, API_KEY_ENV)
-    if api_key:
-        options["api_key"] = api_key
-    elif config.username:
-        password = _secret(config.password_file, PASSWORD_ENV)
-        if not password:
-            raise ElasticsearchConfigError(
-                f"user {config.username!r} has no password; set {PASSWORD_ENV} or give "
-                f"--elasticsearch-password-file."
-            )
-        options["basic_auth"] = (config.username, password)
-    return Elasticsearch(
-        [_with_port(url) for url in config.urls],
-        request_timeout=config.request_timeout_seconds,
-        max_retries=0,
-        **options,
-    )
-
-
-def _with_port(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.port:
-        return url
-    port = 443 if parts.scheme == "https" else 9200
-    return parts._replace(netloc=f"{parts.netloc}:{port}").geturl()
-
-
-def _secret(path: str | None, variable: str) -> str | None:
-    if path is None:
-        return os.environ.get(variable)
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ElasticsearchConfigError(f"secret file {path} cannot be read: {error}") from error
 
 
 def template_name(config: ElasticsearchConfig, kind: str) -> str:
@@ -185,17 +98,31 @@ def _mapped(field: pa.Field) -> dict[str, Any]:
 
 
 def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> list[str]:
-    """Install or renew the index templates; says what it did. Existing indices stay as they are."""
+    """Install or renew the index templates; says what it did. Existing indices stay as they are.
+
+    Raises:
+        AccessDenied: these credentials may not.
+    """
     done = []
     for kind in KINDS:
         name = template_name(config, kind)
-        client.indices.put_index_template(name=name, **_parts(index_template(config, kind)))
+        try:
+            client.indices.put_index_template(name=name, **_parts(index_template(config, kind)))
+        except ApiError as error:
+            if error.meta.status in (401, 403):
+                raise denied(error, config, "index templates cannot be installed") from None
+            raise
         done.append(f"index template {name} for {config.index_pattern(kind)} is installed")
     return done
 
 
 def _parts(template: dict[str, Any]) -> dict[str, Any]:
     return {key.replace("_meta", "meta"): value for key, value in template.items()}
+
+
+def templates_installed(client: Elasticsearch, config: ElasticsearchConfig) -> bool:
+    """Whether every index template is there, in this version or a newer one."""
+    return all(_version(client, config, kind) >= TEMPLATE_VERSION for kind in KINDS)
 
 
 def check_templates(client: Elasticsearch, config: ElasticsearchConfig) -> None:
@@ -205,18 +132,24 @@ def check_templates(client: Elasticsearch, config: ElasticsearchConfig) -> None:
         TemplatesMissing: saying which command installs them.
     """
     for kind in KINDS:
-        name = template_name(config, kind)
-        try:
-            found = client.indices.get_index_template(name=name)
-            version = found["index_templates"][0]["index_template"].get("version", 0)
-        except NotFoundError:
-            version = 0
+        version = _version(client, config, kind)
         if version < TEMPLATE_VERSION:
             state = "is older than this adtally" if version else "is not installed"
+            command = f"adtally elasticsearch setup --elasticsearch {','.join(config.urls)}"
+            if config.index_prefix != "adtally":
+                command += f" --elasticsearch-index-prefix {config.index_prefix}"
             raise TemplatesMissing(
-                f"index template {name} {state}; mappings would be guessed. Run: "
-                f"adtally elasticsearch setup --elasticsearch {config.urls[0]}"
+                f"index template {template_name(config, kind)} {state}; mappings would be guessed, "
+                f"so nothing is written. Run: {command}"
             )
+
+
+def _version(client: Elasticsearch, config: ElasticsearchConfig, kind: str) -> int:
+    try:
+        found = client.indices.get_index_template(name=template_name(config, kind))
+    except NotFoundError:
+        return 0
+    return int(found["index_templates"][0]["index_template"].get("version", 0))
 
 
 def delete_stale(
@@ -231,7 +164,8 @@ def delete_stale(
     """Delete documents of whole windows in a range that a newer generation does not have.
 
     Each delete carries the lowest version of ``generation``, so a document that the generation
-    has written meanwhile stays.
+    has written meanwhile stays. Deletes are written as documents are: every item is checked, and
+    what the cluster is too busy for is tried again. Safe to repeat.
 
     Args:
         client: see :func:`connect`.
@@ -243,6 +177,11 @@ def delete_stale(
 
     Returns:
         How many were deleted.
+
+    Raises:
+        ElasticsearchUnavailable: the cluster did not answer within ``config.retry_seconds``.
+        AccessDenied: these credentials may not.
+        RuntimeError: the cluster refuses a delete for good.
     """
     window = {
         "bool": {
@@ -254,60 +193,64 @@ def delete_stale(
             ]
         }
     }
-    deleted = 0
+    writer = BulkWriter(client, config)
     for kind in KINDS:
-        pattern = config.index_pattern(kind)
-        client.indices.refresh(index=pattern, ignore_unavailable=True, allow_no_indices=True)
-        for hits in _pages(client, pattern, window):
-            operations = [
-                {
-                    "delete": {
-                        "_index": hit["_index"],
-                        "_id": hit["_id"],
-                        "routing": hit["_routing"],
-                        "version": generation << GENERATION_BITS,
-                        "version_type": "external_gte",
-                    }
-                }
-                for hit in hits
-            ]
-            deleted += _deleted(client.bulk(operations=operations))
-    return deleted
+        for hits in _pages(writer, client, config.index_pattern(kind), window):
+            refused = writer.write([_delete(hit, generation) for hit in hits])
+            if refused:
+                raise RuntimeError(
+                    f"{len(refused)} outdated documents could not be deleted: "
+                    f"{refused[0].reason}. They would be counted beside their corrections; run "
+                    f"the re-tally again."
+                )
+    return writer.counts.written
 
 
-def _pages(client: Elasticsearch, pattern: str, query: dict[str, Any]) -> Iterator[list[Any]]:
-    """All hits of a query as they were when it began, page by page."""
-    opened = client.open_point_in_time(
-        index=pattern, keep_alive="5m", ignore_unavailable=True, allow_partial_search_results=False
+def _delete(hit: dict[str, Any], generation: int) -> Document:
+    version = generation << GENERATION_BITS
+    action = {
+        "_index": hit["_index"],
+        "_id": hit["_id"],
+        "routing": hit["_routing"],
+        "version": version,
+        "version_type": "external_gte",
+    }
+    line = msgspec.json.encode({"delete": action})
+    return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, b"")
+
+
+def _pages(
+    writer: BulkWriter, client: Elasticsearch, pattern: str, query: dict[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
+    """All hits of a query as they were when it began, page by page; none of a shard is missing."""
+    writer.when_up(lambda: client.indices.refresh(index=pattern, ignore_unavailable=True))
+    opened = writer.when_up(
+        lambda: client.open_point_in_time(index=pattern, keep_alive="5m", ignore_unavailable=True)
     )
+    point: str = opened["id"]
     after: Any = None
+
+    def page() -> Any:
+        return client.search(
+            pit={"id": point, "keep_alive": "5m"},
+            query=query,
+            size=PAGE_DOCUMENTS,
+            sort=[{"_shard_doc": "asc"}],
+            search_after=after,
+            source=False,
+            stored_fields=["_routing"],
+            track_total_hits=False,
+            allow_partial_search_results=False,
+        )
+
     try:
         while True:
-            found = client.search(
-                pit={"id": opened["id"], "keep_alive": "5m"},
-                query=query,
-                size=PAGE_DOCUMENTS,
-                sort=[{"_shard_doc": "asc"}],
-                search_after=after,
-                source=False,
-                stored_fields=["_routing"],
-                track_total_hits=False,
-            )
-            hits = found["hits"]["hits"]
+            found = writer.when_up(page)
+            hits: list[dict[str, Any]] = found["hits"]["hits"]
             if not hits:
                 return
             yield hits
-            after = hits[-1]["sort"]
+            point, after = found["pit_id"], hits[-1]["sort"]
     finally:
-        client.close_point_in_time(id=opened["id"])
-
-
-def _deleted(response: ObjectApiResponse[Any]) -> int:
-    results = [item["delete"] for item in response["items"]]
-    wrong = [item for item in results if item["status"] not in (200, 404, 409)]
-    if wrong:
-        raise RuntimeError(
-            f"{len(wrong)} outdated documents could not be deleted: {wrong[0]}. They would be "
-            f"counted beside their corrections; run the re-tally again."
-        )
-    return sum(item["status"] == 200 for item in results)
+        with contextlib.suppress(TransportError, ApiError):  # it ends by itself in 5 minutes
+            client.close_point_in_time(id=point)

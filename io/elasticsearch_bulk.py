@@ -6,20 +6,29 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import tenacity
-from elastic_transport import ConnectionError as NoConnection
-from elastic_transport import ConnectionTimeout, TransportError
-from elasticsearch import ApiError, Elasticsearch
+from elastic_transport import TlsError, TransportError
+from elasticsearch import ApiError, Elasticsearch, UnsupportedProductError
 
-from adtally.io.elasticsearch import ElasticsearchConfig
+from adtally.io.elasticsearch_client import AccessDenied, ElasticsearchConfig, denied
 
 RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that may pass; every other 4xx will fail again however often it is tried."""
 
+SPLIT: Final = frozenset({400, 413})
+"""Statuses of a whole request that one document in it can cause; halves find out which."""
+
 FIRST_WAIT_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 30.0
+WARN_SECONDS: Final = 10.0
+"""At most one warning in this time: a cluster that is away says so, and does not flood the log."""
+
+NEEDED: Final = ("items.*.status", "items.*.error")
+"""Of a bulk answer; the rest, three quarters of it, would only be parsed and dropped."""
+
+T = TypeVar("T")
 _LOG = logging.getLogger("adtally.elasticsearch")
 
 
@@ -27,8 +36,8 @@ class ElasticsearchUnavailable(RuntimeError):
     """Documents could not be written in time; the bundle fails, and nothing counts as done."""
 
 
-class AccessDenied(RuntimeError):
-    """The cluster refuses these credentials; no secret is in the message."""
+class RequestRefused(RuntimeError):
+    """The server refuses the request itself, whatever is in it: not a cluster, or not as told."""
 
 
 class _TryAgain(Exception):
@@ -37,7 +46,7 @@ class _TryAgain(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: where it goes, which version it is, and its JSON."""
+    """One document: where it goes, which version it is, and its JSON; a delete has no body."""
 
     index: str
     id: str
@@ -77,6 +86,8 @@ class BulkWriter:
     Guarantee: at least once, into documents whose id and version follow from what they say, so a
     repeated write changes nothing and an older one never undoes a newer. 429, 5xx and lost
     connections are tried again with growing, random waits; a refused item (4xx) is given back.
+    Credentials that do not suffice, for all documents or for one, stop everything: they are no
+    fault of the document.
 
     Args:
         client: without retries of its own.
@@ -90,9 +101,11 @@ class BulkWriter:
         config: ElasticsearchConfig,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._client = client
+        self.client = client
         self._config = config
         self._sleep = sleep
+        self._batch_bytes = config.batch_bytes
+        self._warned_at = -WARN_SECONDS
         self.counts = BulkCounts()
 
     def write(self, documents: list[Document]) -> list[Refused]:
@@ -101,28 +114,27 @@ class BulkWriter:
         Raises:
             ElasticsearchUnavailable: some are not written after ``retry_seconds``.
             AccessDenied: at once, where the credentials are wrong.
+            RequestRefused: at once, where no document could be written.
         """
         refused: list[Refused] = []
-        for batch in batches(documents, self._config.batch_bytes):
+        for batch in batches(documents, self._batch_bytes):
             refused += self._write_batch(batch)
         return refused
 
-    def when_up(self, ask: Callable[[], None]) -> None:
-        """Ask the cluster something, with the same patience as for a write."""
+    def when_up(self, ask: Callable[[], T]) -> T:
+        """Ask the cluster something, with the same patience as for a write; gives the answer."""
 
-        def once() -> None:
+        def once() -> T:
             try:
-                ask()
+                return ask()
             except TransportError as error:
-                raise _TryAgain(f"no answer ({type(error).__name__})") from error
+                raise _TryAgain(self._no_answer(error)) from error
             except ApiError as error:
-                if error.meta.status in (401, 403):
-                    raise self._denied(error) from None
                 if error.meta.status not in RETRIED:
-                    raise
+                    raise self._fatal(error) from None
                 raise _TryAgain(f"status {error.meta.status}") from error
 
-        self._patiently(once)
+        return self._patiently(once)
 
     def _write_batch(self, batch: list[Document]) -> list[Refused]:
         refused: list[Refused] = []
@@ -137,7 +149,7 @@ class BulkWriter:
         self._patiently(once)
         return refused
 
-    def _patiently(self, once: Callable[[], None]) -> None:
+    def _patiently(self, once: Callable[[], T]) -> T:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_TryAgain),
             stop=tenacity.stop_after_delay(self._config.retry_seconds),
@@ -147,25 +159,47 @@ class BulkWriter:
             reraise=True,
         )
         try:
-            retrying(once)
+            return retrying(once)
         except _TryAgain as error:
             raise ElasticsearchUnavailable(
                 f"{error} after {self._config.retry_seconds:.0f} s. Nothing is lost: when the "
                 f"cluster is well again, run again; what is written already stays as it is."
             ) from error
 
-    def _denied(self, error: ApiError) -> AccessDenied:
-        return AccessDenied(
-            f"Elasticsearch answers {error.meta.status} ({error.error}); documents cannot be "
-            f"written. Check the API key or user, and that it may write to "
-            f"{self._config.index_prefix}-*."
+    def _no_answer(self, error: TransportError) -> str:
+        """Why there was no answer, when another try may have one."""
+        if isinstance(error, TlsError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise RequestRefused(
+                f"the certificate of {', '.join(self._config.urls)} is not trusted: "
+                f"{error.message}. Give the authority that signed it with --elasticsearch-ca-file."
+            ) from None
+        return f"no answer ({type(error).__name__})"
+
+    def _fatal(self, error: ApiError) -> RuntimeError:
+        status = error.meta.status
+        if isinstance(error, UnsupportedProductError):
+            why = "is no Elasticsearch, or a proxy takes its X-Elastic-Product header away"
+        elif status in (401, 403):
+            return denied(error, self._config, "nothing can be written")
+        else:
+            why = f"answers {status} ({str(error.message)[:200]})"
+        return RequestRefused(
+            f"{', '.join(self._config.urls)} {why}; nothing can be written. Check the URL and "
+            f"what stands between; then run again."
         )
 
     def _before_sleep(self, state: tenacity.RetryCallState) -> None:
         self.counts.retries += 1
-        if state.attempt_number in (1, 2) or state.attempt_number % 10 == 0:
+        now = time.monotonic()
+        if now - self._warned_at >= WARN_SECONDS:
+            self._warned_at = now
             error = state.outcome.exception() if state.outcome else None
-            _LOG.warning("attempt %d failed, trying again: %s", state.attempt_number, error)
+            _LOG.warning(
+                "Elasticsearch at %s: %s; trying again for up to %.0f s more",
+                ", ".join(self._config.urls),
+                error,
+                max(0.0, self._config.retry_seconds - (state.seconds_since_start or 0.0)),
+            )
 
     def _attempt(
         self, documents: list[Document], refused: list[Refused]
@@ -175,14 +209,12 @@ class BulkWriter:
         self.counts.requests += 1
         try:
             # The client takes encoded lines as they are, whatever its annotation says.
-            lines: list[Any] = [x for doc in documents for x in (doc.action, doc.body)]
-            response = self._client.bulk(operations=lines)
-        except (NoConnection, ConnectionTimeout) as error:
-            return documents, f"no answer ({type(error).__name__})"
+            lines: list[Any] = [x for doc in documents for x in (doc.action, doc.body) if x]
+            response = self.client.bulk(operations=lines, filter_path=NEEDED)
         except ApiError as error:
             return self._whole_request_failed(documents, refused, error)
         except TransportError as error:
-            return documents, f"{type(error).__name__}: {error.message}"
+            return documents, self._no_answer(error)
         self.counts.milliseconds.append(round((time.monotonic() - started) * 1000))
         return self._sort_out(documents, response["items"], refused)
 
@@ -190,14 +222,16 @@ class BulkWriter:
         self, documents: list[Document], refused: list[Refused], error: ApiError
     ) -> tuple[list[Document], str]:
         status = error.meta.status
-        if status in (401, 403):
-            raise self._denied(error) from None
         if status in RETRIED:
             return documents, f"status {status}"
+        if status not in SPLIT:
+            raise self._fatal(error) from None
         if len(documents) == 1:
-            refused.append(Refused(documents[0], f"status_{status}", str(error.error)[:500]))
+            refused.append(Refused(documents[0], f"status_{status}", str(error.message)[:500]))
             return [], ""
-        # 413, or a request that the server cannot take whole: halves find out which part it is.
+        if status == 413:  # the limit may be a proxy's; later requests keep below it at once
+            size = sum(document.size for document in documents)
+            self._batch_bytes = max(1, min(self._batch_bytes, size // 2))
         middle = len(documents) // 2
         first, why = self._attempt(documents[:middle], refused)
         second, also = self._attempt(documents[middle:], refused)
@@ -209,12 +243,20 @@ class BulkWriter:
         again: list[Document] = []
         why = ""
         for document, item in zip(documents, items, strict=True):
-            result = item["index"]
+            (result,) = item.values()
             status, error = result["status"], result.get("error", {})
             if status < 300:
                 self.counts.written += 1
             elif status == 409:
                 self.counts.superseded += 1
+            elif status == 404 and not error:
+                pass  # a delete of what is gone already
+            elif status in (401, 403):
+                raise AccessDenied(
+                    f"Elasticsearch refuses to write to {document.index} with status {status}: "
+                    f"{_reason(error)}. Nothing more is written; give the API key or user the "
+                    f"privilege (or lift the block), and run again."
+                )
             elif status in RETRIED:
                 again.append(document)
                 why = f"status {status}, {error.get('type')}"

@@ -13,11 +13,14 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 from apache_beam.metrics import Metrics
+from apache_beam.utils.windowed_value import WindowedValue
+from elasticsearch import Elasticsearch
 
 from adtally.io import schema
 from adtally.io.dead_letters import DeadLetter
-from adtally.io.elasticsearch import KINDS, ElasticsearchConfig, check_templates, connect
+from adtally.io.elasticsearch import KINDS, check_templates
 from adtally.io.elasticsearch_bulk import BulkCounts, BulkWriter, Document, Refused
+from adtally.io.elasticsearch_client import ElasticsearchConfig, connect
 from adtally.io.sources import NAMESPACE
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S%.3fZ"
@@ -30,8 +33,13 @@ class WriteToElasticsearch(beam.PTransform):
     """Write tables of summaries or flags as documents; gives a collection of dead letters.
 
     Guarantee: effectively once. ``_id`` follows from the row's identity and its version is
-    external, so retries are no-ops and an older state never undoes a newer one. Nothing counts as
-    done before it is written; documents that the index refuses for good are dead letters.
+    external, so retries are no-ops and an older state never undoes a newer one. No bundle ends
+    before all of it is written; documents that the index refuses for good are dead letters, in
+    the window and at the time of the table they come from.
+
+    Rows of the small tables of a bundle share requests. A cluster that is away is waited for, up
+    to ``config.retry_seconds``. Raises what :class:`~adtally.io.elasticsearch_bulk.BulkWriter`
+    raises, and ``TemplatesMissing`` before the first document.
 
     Attributes:
         config: how to reach the cluster; holds no secret.
@@ -57,6 +65,7 @@ class _WriteDocuments(beam.DoFn):
         self._config = config
         self._kind = kind
         self._checked = False
+        self._client: Elasticsearch | None = None
 
     def setup(self) -> None:
         self._client = connect(self._config)
@@ -67,16 +76,43 @@ class _WriteDocuments(beam.DoFn):
         self._retries = Metrics.counter(NAMESPACE, "bulk_retries")
         self._milliseconds = Metrics.distribution(NAMESPACE, "bulk_milliseconds")
 
-    def process(self, table: pa.Table) -> Iterator[DeadLetter]:
+    def start_bundle(self) -> None:
+        self._waiting: list[Document] = []
+        self._waiting_bytes = 0
+        self._origin: dict[int, tuple[Any, Any]] = {}
+
+    def process(
+        self,
+        table: pa.Table | pa.RecordBatch,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[Any]:
         if not self._checked:
-            self._writer.when_up(lambda: check_templates(self._client, self._config))
+            self._writer.when_up(lambda: check_templates(self._writer.client, self._config))
             self._checked = True
         for start in range(0, table.num_rows, ROWS_AT_A_TIME):
             rows = table.slice(start, ROWS_AT_A_TIME)
             now_ms = round(time.time() * 1000)
-            refused = self._writer.write(documents(rows, self._kind, self._config, now_ms))
-            yield from (dead_letter(item, now_ms) for item in refused)
-            self._report(len(refused))
+            for document in documents(rows, self._kind, self._config, now_ms):
+                self._waiting.append(document)
+                self._waiting_bytes += document.size
+                self._origin[id(document)] = (timestamp, window)
+            if self._waiting_bytes >= self._config.batch_bytes:
+                yield from self._write()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from self._write()
+
+    def _write(self) -> list[WindowedValue]:
+        refused = self._writer.write(self._waiting)
+        now_ms = round(time.time() * 1000)
+        letters = []
+        for item in refused:
+            timestamp, window = self._origin[id(item.document)]
+            letters.append(WindowedValue(dead_letter(item, now_ms), timestamp, (window,)))
+        self._report(len(refused))
+        self.start_bundle()
+        return letters
 
     def _report(self, dead: int) -> None:
         counts, self._writer.counts = self._writer.counts, BulkCounts()
@@ -89,13 +125,21 @@ class _WriteDocuments(beam.DoFn):
             self._milliseconds.update(milliseconds)
 
     def teardown(self) -> None:
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
 
 def documents(
-    table: pa.Table, kind: str, config: ElasticsearchConfig, now_ms: int
+    table: pa.Table | pa.RecordBatch, kind: str, config: ElasticsearchConfig, now_ms: int
 ) -> list[Document]:
-    """Rows as documents, with ``updated_at`` added; times are RFC 3339 in UTC, to the ms."""
+    """Rows as documents, with ``updated_at`` added; times are RFC 3339 in UTC, to the ms.
+
+    Args:
+        table: or record batch, as :func:`adtally.io.schema.summary_schema` or ``FLAG_SCHEMA``.
+        kind: ``summaries`` or ``flags``.
+        config: names the indices.
+        now_ms: ``updated_at``, milliseconds since the epoch.
+    """
     frame = pl.DataFrame(pl.from_arrow(table.replace_schema_metadata(None)))
     starts = frame["window_start"]
     months = starts.dt.strftime("%Y.%m").to_list()

@@ -11,7 +11,7 @@ from adtally.io.files import join
 from adtally.io.logs import LogFile, NoInput, list_files
 
 HOUR_MS: Final = 3_600_000
-_PARTITION = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/")
+_PARTITION = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/[^/]*$")
 
 
 def hour_of(path: str) -> int:

@@ -35,14 +35,20 @@ class AtomicFile:
         )
 
     def commit(self) -> None:
-        """Close the file and give it its name."""
-        self.file.close()
-        FileSystems.rename([self._temporary], [self.path])
+        """Close the file and give it its name; when that fails, nothing is left of it."""
+        try:
+            self.file.close()
+            FileSystems.rename([self._temporary], [self.path])
+        except BaseException:
+            self.abort()
+            raise
 
     def abort(self) -> None:
-        """Close the file and remove it."""
-        self.file.close()
-        FileSystems.delete([self._temporary])
+        """Close the file and remove it. Quiet: what made it necessary is what has to be told."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        with contextlib.suppress(OSError):
+            FileSystems.delete([self._temporary])
 
 
 @contextlib.contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import random
+import time
 import uuid
 from collections.abc import Sequence
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,12 +25,16 @@ COMMIT_SCHEMA = pa.schema(
 )
 """One row per range ``[from, to)`` that a generation re-tallied whole."""
 
+_STEP_ASIDE_SECONDS: Final = 0.1  # many times what a claim takes on a disk
+
 
 def allocate(output: str) -> int:
     """Reserve the next generation of an output.
 
-    A claim is a small file; of claims for the same number the least name wins and the others try
-    the next, so two runs never share one. Unused numbers are harmless.
+    A claim is a small file, and it holds when no other claim for its number is there once it is
+    written: of two runs, the one that looks later sees the other, so they never share a number.
+    When both see each other, both try a higher one, after a random moment. Unused numbers are
+    harmless.
     """
     while True:
         taken = [int(posixpath.basename(path).split("-")[0]) for path in _claims(output)]
@@ -35,13 +42,14 @@ def allocate(output: str) -> int:
         mine = join(output, "generations", "claims", f"{number}-{uuid.uuid4().hex}")
         with atomic_write(mine) as file:
             file.write(b"")
-        rivals = [p for p in _claims(output) if posixpath.basename(p).startswith(f"{number}-")]
-        if posixpath.basename(min(rivals)) == posixpath.basename(mine):
+        names = [posixpath.basename(path) for path in _claims(output)]
+        if sum(name.startswith(f"{number}-") for name in names) == 1:
             return number
+        time.sleep(random.uniform(0, _STEP_ASIDE_SECONDS))
 
 
 def _claims(output: str) -> list[str]:
-    return list_paths(join(output, "generations", "claims", "*-*"))
+    return list_paths(join(output, "generations", "claims", "[0-9]*-*"))  # without temporary ones
 
 
 def commit(

@@ -148,7 +148,11 @@ def absolute(path: str) -> str:
     from pathlib import Path
 
     kept_slash = "/" if path.endswith("/") and path != "/" else ""
-    return str(Path(path).expanduser().absolute()) + kept_slash
+    found = Path(path).expanduser().absolute()
+    if ".." in found.parts:  # a symbolic link before it counts, so this is more than text
+        upward = len(found.parts) - found.parts[::-1].index("..")
+        found = Path(*found.parts[:upward]).resolve().joinpath(*found.parts[upward:])
+    return str(found) + kept_slash
 
 
 def _is_folder(path: str) -> bool:

@@ -43,7 +43,7 @@ def _read(path: str) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(read_bytes(path), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"{path} is not a manifest of adtally ({error}); runs into this folder could not be "
             f"kept consistent. Restore the file, or use another output."

@@ -6,6 +6,7 @@ the same backfill run twice leaves the same files, and a killed one leaves no ha
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
@@ -59,10 +60,14 @@ class LogWriter:
 
     def write(self, events: pa.Table, block: str, sequence: str) -> None:
         """Add a chunk of ``block``; a new block finishes the files of the one before."""
-        self._wait()
-        if block != self._block:
-            self._finish()
-            self._block = block
+        try:
+            self._wait()
+            if block != self._block:
+                self._finish()
+                self._block = block
+        except BaseException:
+            self.abort()
+            raise
         self._pending = self._thread.submit(self._write, events, block, sequence)
 
     def close(self) -> None:
@@ -77,7 +82,9 @@ class LogWriter:
             self._thread.shutdown()
 
     def abort(self) -> None:
-        """Remove unfinished files."""
+        """Remove unfinished files; the writer can not be used any more."""
+        self._thread.shutdown(cancel_futures=True)  # waits for a chunk being written
+        self._pending = None
         for file in self._open.values():
             file.abort()
         self._open.clear()
@@ -110,9 +117,7 @@ class LogWriter:
 
     def _finish(self) -> None:
         while self._open:
-            key = next(iter(self._open))
-            self._open[key].finish()
-            del self._open[key]
+            self._open.pop(next(iter(self._open))).finish()
 
 
 class _OpenFile:
@@ -126,10 +131,17 @@ class _OpenFile:
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
     def finish(self) -> None:
-        self._writer.close()
-        self._target.commit()
+        try:
+            self._writer.close()
+            self._target.commit()
+        except BaseException:
+            self.abort()
+            raise
 
     def abort(self) -> None:
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._writer.close()
+        self._writer.is_open = False  # or it would close itself again when it is collected
         self._target.abort()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class ProgressWriter:
     """Adds up the work of one process. With an empty folder it does nothing."""
 
     def __init__(self, folder: str) -> None:
-        self._path = Path(folder, f"{os.getpid()}-{id(self):x}.progress") if folder else None
+        self._path = Path(folder, f"{os.getpid()}-{uuid.uuid4().hex}.progress") if folder else None
         self._total = Progress()
 
     def add(self, done: Progress) -> None:

@@ -99,7 +99,7 @@ def _lines_of(span: Span, chunk_bytes: int) -> Iterator[tuple[int, bytes] | Unre
     """Yield (offset, whole lines) of a span, and what went wrong as an ``UnreadableFile``."""
     position = 0
     try:
-        for position, data in _whole_lines(_pieces(span), span, chunk_bytes):
+        for position, data in _whole_lines(_pieces(span), chunk_bytes):
             yield position, data
             position += len(data)
     except BrokenFile as error:
@@ -110,47 +110,46 @@ def _lines_of(span: Span, chunk_bytes: int) -> Iterator[tuple[int, bytes] | Unre
 
 
 def _whole_lines(
-    pieces: Iterator[bytes], span: Span, chunk_bytes: int
+    pieces: Iterator[tuple[int, bytes]], chunk_bytes: int
 ) -> Iterator[tuple[int, bytes]]:
-    """Cut a stream of bytes at line ends into parts of about ``chunk_bytes``."""
-    offset = span.start
+    """Cut a stream of (offset, bytes) at line ends into parts of about ``chunk_bytes``."""
+    offset = 0
     held: list[bytes] = []
     size, limit = 0, chunk_bytes
     error: BrokenFile | OSError | None = None
     try:
-        for piece in pieces:
-            if offset == 0 and not held and piece.startswith(_BOM):
-                piece, offset = piece[len(_BOM) :], len(_BOM)
+        for at, piece in pieces:
+            if not held:
+                offset = at
             held.append(piece)
             size += len(piece)
             if size >= limit:
                 data = b"".join(held)
                 end = data.rfind(b"\n") + 1
                 if end:
-                    yield offset, data[:end]
+                    yield _without_mark(offset, data[:end])
                     offset += end
                 held, size = [data[end:]], len(data) - end
                 limit = max(chunk_bytes, 2 * size)  # a very long line is joined few times
     except (BrokenFile, OSError) as failure:
         error = failure
-    data = b"".join(held)
+    offset, data = _without_mark(offset, b"".join(held))
     if data:
         yield offset, data if data.endswith(b"\n") else data + b"\n"
     if error is not None:
         raise error
 
 
-def _pieces(span: Span) -> Iterator[bytes]:
-    """The uncompressed bytes of a span, moved to line borders when it is a part of a file."""
-    if span.end < 0:
-        yield from _retried_bytes(span)
-    else:
-        yield from _range_bytes(span)
+def _without_mark(offset: int, data: bytes) -> tuple[int, bytes]:
+    """A file's bytes without the byte order mark that some programs begin it with."""
+    if offset == 0 and data.startswith(_BOM):
+        return len(_BOM), data[len(_BOM) :]
+    return offset, data
 
 
-def _retried_bytes(span: Span) -> Iterator[bytes]:
-    """All bytes of a file; when reading fails it is opened again and what came is skipped."""
-    delivered = 0
+def _pieces(span: Span) -> Iterator[tuple[int, bytes]]:
+    """(offset, uncompressed bytes) of a span, read again without what came when reading fails."""
+    reached = 0
     for attempt in tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(OSError),
         stop=tenacity.stop_after_attempt(READ_ATTEMPTS),
@@ -159,19 +158,24 @@ def _retried_bytes(span: Span) -> Iterator[bytes]:
         before_sleep=tenacity.before_sleep_log(_LOG, logging.WARNING),
     ):
         with attempt:
-            skip = delivered
-            with _open(span.file.path) as file:
-                for piece in decompressed(file, span.file.compression):
-                    if skip >= len(piece):
-                        skip -= len(piece)
-                        continue
-                    rest = piece[skip:] if skip else piece
-                    skip = 0
-                    delivered += len(rest)
-                    yield rest
+            for at, piece in _file_bytes(span) if span.end < 0 else _range_bytes(span):
+                end = at + len(piece)
+                if end > reached:
+                    fresh = max(at, reached)
+                    reached = end
+                    yield fresh, piece[fresh - at :]
 
 
-def _range_bytes(span: Span) -> Iterator[bytes]:
+def _file_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
+    """All bytes of a file."""
+    at = 0
+    with _open(span.file.path) as file:
+        for piece in decompressed(file, span.file.compression):
+            yield at, piece
+            at += len(piece)
+
+
+def _range_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
     """Lines that begin within ``[start, end)`` of a plain file."""
     with _open(span.file.path) as file:
         position = span.start
@@ -182,10 +186,10 @@ def _range_bytes(span: Span) -> Iterator[bytes]:
             data = file.read(min(READ_BYTES, span.end - position))
             if not data:
                 return
-            position += len(data)
-            if position >= span.end and not data.endswith(b"\n"):
+            if position + len(data) >= span.end and not data.endswith(b"\n"):
                 data += file.readline()
-            yield data
+            yield position, data
+            position += len(data)
 
 
 def _open(path: str) -> BinaryIO:

@@ -117,7 +117,10 @@ def read_event_file(path: str) -> Iterator[pa.Table]:
         ValueError: the file is not of our event log.
     """
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        parquet = pq.ParquetFile(file)
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
         names = set(parquet.schema_arrow.names)
         required = {field.name for field in schema.EVENT_SCHEMA if not field.nullable}
         if not required <= names:

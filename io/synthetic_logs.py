@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,12 @@ from adtally.io.synthetic import (
 GZIP_LEVEL: Final = 6
 _TYPES: Final = list(schema.EVENT_TYPES)
 
+
+def _without(line: bytes, name: bytes) -> bytes:
+    """A record without one of its plain fields."""
+    return re.sub(rb'"%s":("[^"]*"|[^,}]*),' % name, b"", line)
+
+
 # How a good record becomes one that cannot be decoded.
 MALFORMED: Final[dict[str, Callable[[bytes], bytes]]] = {
     "truncated": lambda line: line[: len(line) // 2],
@@ -34,12 +41,18 @@ MALFORMED: Final[dict[str, Callable[[bytes], bytes]]] = {
     "no_advertiser": lambda line: line.replace(b'"advertiser_id"', b'"advertiser_xx"'),
     "bad_time": lambda line: line.replace(b'"occurred_at":', b'"occurred_at":"soon","was":'),
     "unknown_type": lambda line: line.replace(b'"event_type":"', b'"event_type":"x'),
-    "money_text": lambda line: line[:-1] + b',"revenue_micros":"a lot"}',
-    "money_without_currency": lambda line: (
-        line.replace(b'"currency"', b'"currencz"')[:-1] + b',"cost_micros":5}'
+    "money_text": lambda line: (
+        _without(line, b"revenue_micros")[:-1] + b',"revenue_micros":"a lot"}'
     ),
-    "year_1970": lambda line: line[:-1] + b',"occurred_at":"1970-01-01T00:00:01.000Z"}',
-    "year_2090": lambda line: line[:-1] + b',"occurred_at":"2090-01-01T00:00:00.000Z"}',
+    "money_without_currency": lambda line: (
+        _without(_without(line, b"cost_micros"), b"currency")[:-1] + b',"cost_micros":5}'
+    ),
+    "year_1970": lambda line: (
+        _without(line, b"occurred_at")[:-1] + b',"occurred_at":"1970-01-01T00:00:01.000Z"}'
+    ),
+    "year_2090": lambda line: (
+        _without(line, b"occurred_at")[:-1] + b',"occurred_at":"2090-01-01T00:00:00.000Z"}'
+    ),
     "invalid_utf8": lambda line: line.replace(b'"country":"', b'"country":"\xff\xfe'),
     "array": lambda line: b"[" + line + b"]",
     "empty_object": lambda line: b"{}",
@@ -113,7 +126,9 @@ def _assigned(
 def _broken(config: GenerateConfig, line: bytes, kind: str) -> bytes:
     if kind in _EPOCH_YEARS and config.time_format != "rfc3339":
         unit = 1000 if config.time_format == "epoch_s" else 1
-        return line[:-1] + b',"occurred_at":%d}' % (_EPOCH_YEARS[kind] // unit)
+        return _without(line, b"occurred_at")[:-1] + b',"occurred_at":%d}' % (
+            _EPOCH_YEARS[kind] // unit
+        )
     return MALFORMED[kind](line)
 
 

@@ -28,7 +28,7 @@ _SQL_TYPES = {
 }
 _LETTER_FIELDS = (
     "failed_at stage error_type message source position payload payload_encoding version"
-)
+).split()
 
 
 def views_sql(
@@ -75,10 +75,10 @@ def _parquet(output: str, kind: str, like: pa.Schema) -> str:
 
 
 def _letters(output: str) -> str:
-    names = _LETTER_FIELDS.split()
+    types = dict.fromkeys(_LETTER_FIELDS, "VARCHAR") | {"failed_at": "TIMESTAMPTZ", "version": "INT"}
     if not _any(output, "dead-letters", ".jsonl.gz"):
-        return f"(SELECT {', '.join(f'NULL AS {name}' for name in names)} WHERE false)"
-    types = dict.fromkeys(names, "VARCHAR") | {"failed_at": "TIMESTAMPTZ", "version": "INT"}
+        nothing = (f"CAST(NULL AS {type_}) AS {name}" for name, type_ in types.items())
+        return f"(SELECT {', '.join(nothing)} WHERE false)"
     columns = ", ".join(f"{name}: {_quoted(type_)}" for name, type_ in types.items())
     pattern = join(output, "dead-letters", "**", "*.jsonl.gz")
     return (

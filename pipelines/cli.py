@@ -22,6 +22,19 @@ from adtally.pipelines.options import (
     tally_options,
 )
 
+USAGE_ERRORS = frozenset(
+    {
+        "ConfigError",
+        "ElasticsearchConfigError",
+        "GenerateError",
+        "ManifestError",
+        "MappingError",
+        "NoInput",
+        "TemplatesMissing",
+    }
+)
+"""Errors that a user mends by changing the command; by name, so that none is imported for it."""
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -110,6 +123,56 @@ def replay(ctx: click.Context, /, **given: Any) -> None:
         _limit_dead_letters(done.decoded, given["max_dead_letter_ratio"])
 
 
+@cli.command(context_settings=CONTEXT)
+@click.option("--events", type=click.IntRange(min=1), required=True, help="How many, about.")
+@click.option("--seed", type=int, required=True, help="The same seed gives the same bytes.")
+@click.option("--output", required=True, help="Folder for logs/ and truth/.")
+@click.option("--advertisers", type=click.IntRange(min=1), default=2_000, show_default=True)
+@click.option("--start", type=Instant(), default="2026-03-01", show_default=True)
+@click.option("--hours", type=click.IntRange(min=1), default=24, show_default=True)
+@click.option("--duplicates", type=float, default=0.01, show_default=True, help="Ratio.")
+@click.option("--malformed", type=float, default=0.005, show_default=True, help="Ratio.")
+@click.option("--late", type=float, default=0.002, show_default=True, help="Ratio.")
+@click.option("--compression", default="gzip", show_default=True, help="gzip, zstd or none.")
+@click.option("--files-per-hour", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--time-format",
+    default="rfc3339",
+    show_default=True,
+    help="rfc3339, epoch_ms or epoch_s; the epochs come with a mapping.toml.",
+)
+@click.option("--debug", is_flag=True, help="Tracebacks.")
+def generate(**given: Any) -> None:
+    """Make up events: seeded, realistic, dirty; with the truth beside them.
+
+    Advertisers follow Zipf's law, hours a daily curve; there are bots, duplicates, look-alikes of
+    duplicates, late and malformed records, several currencies.
+    """
+    with _failures(given["debug"]):
+        from adtally.io.synthetic import GenerateConfig
+        from adtally.io.synthetic_logs import describe
+        from adtally.io.synthetic_logs import generate as make
+
+        config = GenerateConfig(
+            events=given["events"],
+            seed=given["seed"],
+            output=given["output"],
+            advertisers=given["advertisers"],
+            start_ms=given["start"],
+            hours=given["hours"],
+            duplicate_ratio=given["duplicates"],
+            malformed_ratio=given["malformed"],
+            late_ratio=given["late"],
+            compression=given["compression"],
+            files_per_hour=given["files_per_hour"],
+            time_format=given["time_format"],
+        )
+        for line in describe(make(config)):
+            click.echo(line)
+        click.echo(f"logs   {given['output']}/logs")
+        click.echo(f"truth  {given['output']}/truth")
+
+
 @cli.group(context_settings=CONTEXT)
 def elasticsearch() -> None:
     """Prepare Elasticsearch."""
@@ -150,32 +213,21 @@ def _failures(debug: bool) -> Iterator[None]:
     logging.getLogger("adtally").setLevel(logging.INFO)
     if not debug:  # errors reach the user once, below
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    from adtally.io.logs import NoInput
-    from adtally.io.manifest import ManifestError
-    from adtally.pipelines.job import ConfigError
-    from adtally.transforms.mapping import MappingError
-
     try:
         yield
-    except (ConfigError, MappingError, NoInput, ManifestError) as error:
-        if debug:
-            raise
-        click.echo(f"adtally: {error}", err=True)
-        sys.exit(2)
     except (click.ClickException, click.exceptions.Exit, SystemExit):
         raise
     except Exception as error:
         if debug:
             raise
-        click.echo(f"adtally: failed: {_first_cause(error)}", err=True)
+        # Beam adds the step to a message; the graph is our business, not the user's.
+        message = str(error).split(" [while running")[0]
+        if type(error).__name__ in USAGE_ERRORS:
+            click.echo(f"adtally: {message}", err=True)
+            sys.exit(2)
+        click.echo(f"adtally: failed: {type(error).__name__}: {message}", err=True)
         click.echo("adtally: --debug shows where.", err=True)
         sys.exit(1)
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
 
 
 def _request(ctx: click.Context, given: dict[str, Any]) -> Any:

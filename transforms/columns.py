@@ -15,20 +15,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adtally.transforms.mapping import EPOCH_UNITS, FieldRule
+from adtally.transforms.mapping import EPOCH_UNITS, OFFSET_DIRECTIVE, FieldRule
 
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
-_EXACT: Final = decimal.Context(prec=60, traps=[decimal.InvalidOperation])
-_NUMBER: Final = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?")
-
+# Eighty digits times a factor of 19: never rounded, and an error if it were.
+_EXACT: Final = decimal.Context(prec=100, traps=[decimal.InvalidOperation, decimal.Inexact])
+_NUMBER: Final = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
 
 _TIME_SHAPE: Final = (
     r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:[Zz]|[+-]\d\d:?\d\d)$"
 )
 """RFC 3339, and two liberties that logs take: no seconds, and an offset without its colon."""
 
-
 _NANOSECONDS: Final = pa.timestamp("ns", "UTC")
+_MILLISECONDS: Final = pa.timestamp("ms", "UTC")
 
 
 def cast_leniently(values: pa.Array, target: pa.DataType) -> pa.Array:
@@ -59,18 +59,19 @@ def parse_times(column: pl.Series, rule: FieldRule) -> pl.Series:
 
 def _rfc3339(column: pl.Series, time_zone: str | None) -> pl.Series:
     if time_zone is not None:  # offsets are optional: a time without one is in that zone
-        has_zone = column.str.contains(r"(?:[zZ]|[+-]\d{2}:?\d{2})$")
-        zoned = _rfc3339(pl.select(pl.when(has_zone).then(column)).to_series(), None)
-        naive = pl.select(pl.when(~has_zone).then(column.str.replace("T", " "))).to_series()
-        return zoned.fill_null(_strptime(naive, "%Y-%m-%d %H:%M:%S%.f", time_zone))
+        has_offset = column.str.contains(r"(?:[zZ]|[+-]\d{2}:?\d{2})$")
+        zoned = _rfc3339(pl.select(pl.when(has_offset).then(column)).to_series(), None)
+        naive = _rfc3339(pl.select(pl.when(~has_offset).then(column + "Z")).to_series(), None)
+        return zoned.fill_null(_in_zone(naive.cast(pl.Datetime("ms")), time_zone))
     text = _arrow(column)
     shaped = pc.match_substring_regex(text, _TIME_SHAPE)
     text = pc.if_else(shaped, text, pa.scalar(None, pa.string()))
     try:
-        times = pc.cast(text, _NANOSECONDS)
+        return pl.Series(pc.cast(pc.cast(text, _NANOSECONDS), pa.int64())) // 1_000_000
     except pa.ArrowInvalid:  # capitals for 't' and 'z', and null for days that never were
-        times = cast_leniently(pc.utf8_upper(text), _NANOSECONDS)
-    return pl.Series(pc.cast(times, pa.int64())) // 1_000_000
+        # Nanoseconds end in 2262; cutting digits off a fraction is a floor, before 1970 too.
+        text = pc.replace_substring_regex(pc.utf8_upper(text), r"(\.\d{3})\d+", r"\1")
+        return pl.Series(pc.cast(cast_leniently(text, _MILLISECONDS), pa.int64()))
 
 
 def _epoch(column: pl.Series, ms_per_unit: int) -> pl.Series:
@@ -90,13 +91,19 @@ def _epoch(column: pl.Series, ms_per_unit: int) -> pl.Series:
 
 
 def _strptime(column: pl.Series, pattern: str, time_zone: str | None) -> pl.Series:
-    if "%z" in pattern:
+    if OFFSET_DIRECTIVE.search(pattern):
         times = column.str.to_datetime(pattern, strict=False, time_unit="ms", time_zone="UTC")
         return times.dt.epoch("ms")
-    times = column.str.to_datetime(pattern, strict=False, time_unit="ms")
+    return _in_zone(column.str.to_datetime(pattern, strict=False, time_unit="ms"), time_zone)
+
+
+def _in_zone(times: pl.Series, time_zone: str | None) -> pl.Series:
+    """Milliseconds since the epoch of times on the clocks of a zone.
+
+    A clock turned back shows an hour twice: the first is taken. One turned forward skips an hour:
+    such a time never was, and becomes a dead letter.
+    """
     if time_zone not in (None, "UTC"):
-        # A clock turned back shows an hour twice: the first is taken. One turned forward skips
-        # an hour: such a time never was, and becomes a dead letter.
         times = times.dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null")
     return times.dt.epoch("ms")
 

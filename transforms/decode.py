@@ -29,6 +29,13 @@ DAY_MS: Final = 86_400_000
 VALUE_LIMIT: Final = 200
 """Characters of a bad value that a dead letter's message repeats."""
 
+MONEY_LIMIT_MICROS: Final = 10**16
+"""Ten billion currency units. An amount beyond is a mistake of units, and a few hundred of them in
+one window would not fit the 64 bits of its sum."""
+
+_STRINGS_AND_LONG_NUMBERS: Final = r'"((?:[^"\\]|\\.)*)"|(-?\d[\d.eE+-]{14,})'
+"""JSONPath reads numbers as floats; those of more than 15 digits are made strings before."""
+
 
 @dataclass(frozen=True)
 class Plausible:
@@ -86,11 +93,14 @@ def decode(
     )
     frames: list[pl.DataFrame] = []
     failures: dict[int, Failure] = {}
+    matched = np.zeros(texts.height, dtype=bool)
     for index, event in enumerate(mapping.events):
         rows, part = _chosen(texts, event)
+        matched[rows] = True
         frame, failed = _typed(part, event, now_ms, plausible or Plausible())
         failures = {int(rows[at]): failure for at, failure in failed.items()} | failures
         frames.append(_with_common(frame, common, rows, index))
+    failures |= {int(row): _unmatched(mapping) for row in np.flatnonzero(~matched)}
     letters = [
         _dead_letter(chunk, line.offset, line.payload, now_ms, line.error_type, line.message)
         for line in parsed.rejected
@@ -111,6 +121,15 @@ def _chosen(texts: pl.DataFrame, event: EventMapping) -> tuple[np.ndarray, pl.Da
         return np.arange(texts.height), texts
     chosen = texts[event.when.field].is_in(event.when.values).fill_null(False)
     return np.flatnonzero(chosen.to_numpy()), texts.filter(chosen)
+
+
+def _unmatched(mapping: Mapping) -> Failure:
+    names = {event.when.field for event in mapping.events if event.when is not None}
+    message = (
+        f"no [[events]] of the mapping has a 'when' that holds ({', '.join(sorted(names))}); "
+        f"the record was not counted. Add one for it, or keep such records out of the input."
+    )
+    return Failure("no_event_rule", message)
 
 
 @dataclass(frozen=True)
@@ -147,7 +166,7 @@ def _typed(
     kept = raw.select(pl.col(names).name.prefix("raw "))
     typed = raw.with_columns(converted)
     checks = [*_conversions(fields), *_requirements(fields)]
-    checks += [*_currency_checks(fields), _plausibility(fields, now_ms, plausible)]
+    checks += [*_currency_checks(fields), *_plausibility(fields, now_ms, plausible)]
     both = typed.hstack(kept)
     masks = both.select(
         check.failed.fill_null(False).alias(str(index)) for index, check in enumerate(checks)
@@ -176,7 +195,8 @@ def _text(rule: FieldRule) -> pl.Expr:
         return pl.repeat(rule.constant, pl.len(), dtype=pl.String)
     value = pl.col(str(rule.source))
     if rule.path is not None:
-        value = value.str.json_path_match(rule.path)
+        exact = value.str.replace_all(_STRINGS_AND_LONG_NUMBERS, '"$1$2"')
+        value = exact.str.json_path_match(rule.path)
     value = pl.when(value != "").then(value)
     return value if rule.default is None else value.fill_null(rule.default)
 
@@ -184,21 +204,25 @@ def _text(rule: FieldRule) -> pl.Expr:
 def _conversions(fields: dict[str, FieldRule]) -> Iterator[_Check]:
     """There was text, and it could not be converted."""
     for name, rule in fields.items():
+        unfit = pl.col(name).is_null()
         if name in TIME_FIELDS:
             why = f"It has to be a time as {rule.time_format}; correct it or the mapping."
             error_type = "invalid_timestamp"
         elif name in MONEY_FIELDS:
             why, error_type = _money_remedy(rule), "invalid_money"
+            limited = pl.col(name).is_between(-MONEY_LIMIT_MICROS, MONEY_LIMIT_MICROS)
+            unfit = ~limited.fill_null(False)
         else:
             continue
-        yield _Check(error_type, name, _raw(name).is_not_null() & pl.col(name).is_null(), why)
+        yield _Check(error_type, name, _raw(name).is_not_null() & unfit, why)
 
 
 def _money_remedy(rule: FieldRule) -> str:
+    limit = f"of at most {MONEY_LIMIT_MICROS:,}"
     if rule.micros_per_unit == 1:
-        return "It has to be a whole number of micros; a mapping can convert other units."
+        return f"It has to be a whole number of micros {limit}; a mapping can convert other units."
     return (
-        f"Times {rule.micros_per_unit} it has to be a whole number of micros within 64 bits; "
+        f"Times {rule.micros_per_unit} it has to be a whole number of micros {limit}; "
         f"rounding = 'half_even' in the mapping allows fractions."
     )
 
@@ -228,17 +252,22 @@ def _currency_checks(fields: dict[str, FieldRule]) -> Iterator[_Check]:
             yield _Check("missing_currency", field, orphan, why)
 
 
-def _plausibility(fields: dict[str, FieldRule], now_ms: int, plausible: Plausible) -> _Check:
-    occurred = pl.col("occurred_at")
-    received = (
-        pl.col("received_at").fill_null(now_ms) if "received_at" in fields else pl.lit(now_ms)
-    )
+def _plausibility(
+    fields: dict[str, FieldRule], now_ms: int, plausible: Plausible
+) -> Iterator[_Check]:
+    occurred, received = pl.col("occurred_at"), pl.lit(now_ms)
+    if "received_at" in fields:  # which is often the clock of the machine that got it wrong
+        received = pl.col("received_at")
+        ahead = received > now_ms + plausible.ahead_ms
+        why = "It is implausible: more than a day after now; check the clock, or its time format."
+        yield _Check("implausible_time", "received_at", ahead, why)
+        received = received.fill_null(now_ms)
     wrong = (occurred < plausible.earliest_ms) | (occurred > received + plausible.ahead_ms)
     why = (
         "It is implausible: before the year 2000, or more than a day after it was received; "
         "check the clock, or the time format of the mapping."
     )
-    return _Check("implausible_time", "occurred_at", wrong, why)
+    yield _Check("implausible_time", "occurred_at", wrong, why)
 
 
 def _provenance(chunk: LogChunk, offsets: np.ndarray) -> pl.DataFrame:

@@ -9,7 +9,14 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.transforms import uniques
-from adtally.transforms.windows import GENERATION_BITS, SEEN_MASK, window_columns
+from adtally.transforms.mapping import MONEY_FIELDS
+from adtally.transforms.windows import (
+    GENERATION_BITS,
+    SEEN_MASK,
+    checked_sums,
+    exact_sum,
+    window_columns,
+)
 
 
 def roll_up(
@@ -24,6 +31,9 @@ def roll_up(
     Of base rows with the same identity the one of the highest version stands, so panes that come
     again change nothing. ``version`` is the generation above the sum of what the base rows had
     seen, so it rises with every one of them; users are merged by their hashes.
+
+    Raises:
+        SumOverflow: the money of a row does not fit 64 bits.
     """
     target = schema.summary_schema(dimensions)
     rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
@@ -35,7 +45,10 @@ def roll_up(
         latest.with_columns(start.alias("window"))
         .group_by(keys)
         .agg(
-            *(pl.col(name).sum() for name in schema.MEASURES),
+            *(
+                exact_sum(pl.col(name)) if name in MONEY_FIELDS else pl.col(name).sum()
+                for name in schema.MEASURES
+            ),
             pl.col("unique_user_hashes").explode().alias("unique_user_hashes"),
             pl.col("first_event_at").min(),
             pl.col("last_event_at").max(),
@@ -43,10 +56,16 @@ def roll_up(
             (pl.col("version") & SEEN_MASK).sum().alias("seen"),
         )
     )
-    merged = sums.with_columns(
-        uniques.bottom_k(pl.col("unique_user_hashes"), uniques_k),
-        *window_columns(window_ms, allowed_lateness_ms),
-        ((pl.col("generation") * (1 << GENERATION_BITS)) + pl.col("seen")).alias("version"),
-    ).with_columns(uniques.estimate(pl.col("unique_user_hashes"), uniques_k).alias("unique_users"))
+    merged = (
+        checked_sums(sums, MONEY_FIELDS)
+        .with_columns(
+            uniques.bottom_k(pl.col("unique_user_hashes"), uniques_k),
+            *window_columns(window_ms, allowed_lateness_ms),
+            ((pl.col("generation") * (1 << GENERATION_BITS)) + pl.col("seen")).alias("version"),
+        )
+        .with_columns(
+            uniques.estimate(pl.col("unique_user_hashes"), uniques_k).alias("unique_users")
+        )
+    )
     ordered = merged.sort(["window", *keys[:-1]]).select(target.names)
     return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(target)

@@ -15,7 +15,14 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.transforms import rules, uniques
-from adtally.transforms.windows import GENERATION_BITS, utc, window_columns
+from adtally.transforms.mapping import MONEY_FIELDS
+from adtally.transforms.windows import (
+    GENERATION_BITS,
+    checked_sums,
+    exact_sum,
+    utc,
+    window_columns,
+)
 
 IDENTITY: Final = ("advertiser_id", "event_type", "event_id")
 
@@ -59,6 +66,9 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     Identity is (advertiser, type, event_id) within the base window; of duplicates the least
     (occurred_at, content_hash) counts, the others are counted as ``duplicates`` of the row that
     they would have been in. Flags see counted events only.
+
+    Raises:
+        SumOverflow: the money of a row does not fit 64 bits.
     """
     events = _prepared(slices, spec)
     summaries = _with_uniques(_summed(events, spec), events, spec)
@@ -84,7 +94,8 @@ def _prepared(slices: Sequence[pa.Table], spec: TallySpec) -> pl.DataFrame:
         window.alias("window"), *(_numbered(events[name]) for name in _keys(spec)[:-1])
     )
     if "position_hash" in events.columns:  # the same row of the log twice is not a duplicate
-        events = events.unique([*IDENTITY, "position_hash"], keep="first")
+        ordered = events.sort("occurred_at", "content_hash")
+        events = ordered.unique([*IDENTITY, "position_hash"], keep="first", maintain_order=True)
     return _marked(events)
 
 
@@ -122,8 +133,7 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
             number_of(_IMPRESSION).alias("impressions"),
             number_of(_CLICK).alias("clicks"),
             number_of(_CONVERSION).alias("conversions"),
-            (pl.col("cost_micros") * counted).sum(),
-            (pl.col("revenue_micros") * counted).sum(),
+            *(exact_sum(pl.col(name) * counted) for name in MONEY_FIELDS),
             (~counted).sum().cast(pl.Int64).alias("duplicates"),
             pl.col("occurred_at").min().alias("first_event_at"),
             pl.col("occurred_at").max().alias("last_event_at"),
@@ -132,7 +142,7 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
         .collect()
     )
     generation = spec.generation << GENERATION_BITS
-    return sums.with_columns(
+    return checked_sums(sums, MONEY_FIELDS).with_columns(
         (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version")
     )
 

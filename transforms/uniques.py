@@ -27,4 +27,4 @@ def estimate(hashes: pl.Expr, k: int) -> pl.Expr:
     size = hashes.list.len().cast(pl.Int64)
     fraction = hashes.list.last().cast(pl.Float64) / (2 * _HALF_RANGE) + 0.5
     guess = ((k - 1) / fraction).round().cast(pl.Int64, strict=False)
-    return pl.when(size < k).then(size).otherwise(guess)
+    return pl.when(size < k).then(size).otherwise(pl.max_horizontal(guess, pl.lit(k)))

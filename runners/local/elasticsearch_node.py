@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -70,9 +71,18 @@ def require_java() -> None:
 def install(version: str = VERSION) -> Path:
     """Fetch the jars and compile the starter, once; returns the folder.
 
-    Safe to repeat and to run twice at a time: the folder appears whole, by rename.
+    Safe to repeat and to run twice at a time: the folder appears whole, by rename. Its name has
+    the version and a digest of the files beside this module, so a changed starter is compiled.
+
+    Raises:
+        MissingSystemPart: without Java or Maven.
+        NodeFailed: Maven or the compiler fail, with the end of what they said.
     """
-    target = cache_folder() / f"elasticsearch-{version}"
+    digest = hashlib.sha256()
+    for resource in sorted(_RESOURCES.iterdir()):
+        if resource.is_file():
+            digest.update(resource.read_bytes())
+    target = cache_folder() / f"elasticsearch-{version}-{digest.hexdigest()[:8]}"
     if target.exists():
         return target
     require_java()
@@ -88,8 +98,11 @@ def install(version: str = VERSION) -> Path:
         source = str(_RESOURCES / "AdtallyNode.java")
         classpath = f"{folder}/lib/*"
         _call(["javac", "-cp", classpath, "-d", str(folder / "classes"), source])
-        with contextlib.suppress(OSError):  # another run may have been first
+        try:
             folder.rename(target)
+        except OSError:
+            if not target.exists():  # otherwise another run was first
+                raise
     return target
 
 
@@ -136,6 +149,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _require_free(port: int) -> None:
+    """Otherwise whoever listens there would be taken for the node."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the node does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise NodeFailed(
+                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); end what listens "
+                f"there, or give another port."
+            ) from error
+
+
 class ElasticsearchNode:
     """One node; a context manager that starts and stops it.
 
@@ -176,11 +202,18 @@ class ElasticsearchNode:
     def start(self) -> None:
         """Start the node and wait until it answers.
 
+        The node ends with this process, however that ends.
+
         Raises:
             MissingSystemPart: without Java or Maven.
-            NodeFailed: with the end of the node's log.
+            NodeFailed: with the end of the node's log; or something listens on the port already.
         """
+        if self.running:
+            return
         installed = install()
+        if shutil.which("java") is None:
+            require_java()
+        _require_free(self.port)
         self.data.mkdir(parents=True, exist_ok=True)
         settings = {
             "http.port": str(self.port),
@@ -208,9 +241,13 @@ class ElasticsearchNode:
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True
             )
-        self._wait_until_healthy()
+        try:
+            self._wait_until_healthy()
+        except BaseException:  # Ctrl-C too must not leave a node behind
+            self.kill()
+            raise
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -222,14 +259,13 @@ class ElasticsearchNode:
                 urllib.request.urlopen(health, timeout=5).close()
                 return
             time.sleep(POLL_SECONDS)
-        self.kill()
         raise NodeFailed(f"no answer after {START_SECONDS} s:\n{self._end_of_log()}")
 
     def _end_of_log(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")[-2_000:]
 
     def stop(self) -> None:
-        """End the node as an operator would, and remove what was temporary."""
+        """End the node as an operator would, and remove what was temporary. Safe to repeat."""
         self._signal(signal.SIGTERM)
         if self._temporary:
             shutil.rmtree(self.data, ignore_errors=True)
@@ -237,6 +273,11 @@ class ElasticsearchNode:
     def kill(self) -> None:
         """End the node as a power cut would; its data stays for another :meth:`start`."""
         self._signal(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """End the node as an operator would and start it again, on the same port and data."""
+        self._signal(signal.SIGTERM)
+        self.start()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -247,13 +288,19 @@ class ElasticsearchNode:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             self._process = None
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
             self._home = None
 
     def __enter__(self) -> ElasticsearchNode:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_every_byte_of_every_file_is_in_exactly_one_span(files: list[LogFile]) -
         assert (file.format, file.compression) == ("json", "none")
         assert mine[0].start == 0
         assert mine[-1].end == file.stored_bytes
-        assert all(a.end == b.start for a, b in zip(mine, mine[1:], strict=False))
+        assert all(a.end == b.start for a, b in itertools.pairwise(mine))
         assert all(span.start < span.end for span in mine)
     assert {span.file for span in spans} == set(files)
     assert sum(span.stored_bytes for span in spans) == sum(file.stored_bytes for file in files)

@@ -54,8 +54,8 @@ def test_per_app_and_window_as_sql_says(real_clicks: Path, tmp_path: Path, thres
     with_source(sql, real_clicks)
     for seconds in (600, 3600, 86_400):
         expected = sql.sql(
-            f"""SELECT time_bucket(INTERVAL {seconds} SECOND, happened) AS window_start, app, channel,
-                count(*) AS clicks, sum(is_attributed)::BIGINT AS conversions
+            f"""SELECT time_bucket(INTERVAL {seconds} SECOND, happened) AS w, app,
+                channel, count(*) AS clicks, sum(is_attributed)::BIGINT AS conversions
             FROM source GROUP BY ALL ORDER BY ALL"""
         ).fetchall()
         found = sql.sql(

@@ -1,4 +1,4 @@
-"""Decoding: every record gives all of its events or one dead letter, whatever its neighbours are."""
+"""Decoding: every record gives all of its events or one dead letter, whoever its neighbours."""
 
 import json
 from pathlib import Path

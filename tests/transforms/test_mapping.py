@@ -1,4 +1,4 @@
-"""Mappings: every wrong file is refused with the place and the remedy; right ones say what is read."""
+"""Mappings: every wrong file is refused with the place and the remedy."""
 
 from pathlib import Path
 

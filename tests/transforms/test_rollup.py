@@ -16,7 +16,9 @@ from adtally.transforms.tally import TallySpec, tally
 
 MINUTE, HOUR = 60_000, 3_600_000
 T0 = 1_709_208_000_000
-BASE = TallySpec(MINUTE, HOUR, ("country",), ruleset=Ruleset(ClickRateIp(threshold=1000)), uniques_k=4)
+BASE = TallySpec(
+    MINUTE, HOUR, ("country",), ruleset=Ruleset(ClickRateIp(threshold=1000)), uniques_k=4
+)
 LARGE = dataclasses.replace(BASE, window_ms=HOUR)
 
 Event = dict[str, Any]
@@ -43,7 +45,9 @@ def base_rows(events: list[Event], **changes: Any) -> pa.Table:
     """Summaries of base windows; ids are unique to a window, so no duplicate spans two."""
     target = narrow_schema(("country",))
     rows = [
-        dict.fromkeys(target.names) | e | {"event_id": f"{e['event_id']}@{e['occurred_at'] // MINUTE}"}
+        dict.fromkeys(target.names)
+        | e
+        | {"event_id": f"{e['event_id']}@{e['occurred_at'] // MINUTE}"}
         for e in events
     ]
     spec = dataclasses.replace(BASE, **changes)

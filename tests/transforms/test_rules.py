@@ -1,4 +1,4 @@
-"""Click rate per address: just under, at and over the threshold; what is judged and what is shown."""
+"""Click rate per address: under, at and over the threshold; what is judged and shown."""
 
 import pickle
 from typing import Any
@@ -23,7 +23,9 @@ def flagged(rule: ClickRateIp, *groups: tuple[str, int, str | None, int]) -> lis
     return click_rate_ip(clicks(*groups), rule).to_dicts()
 
 
-@pytest.mark.parametrize(("count", "is_flagged"), [(1, False), (29, False), (30, False), (31, True)])
+@pytest.mark.parametrize(
+    ("count", "is_flagged"), [(1, False), (29, False), (30, False), (31, True)]
+)
 def test_only_more_than_the_threshold_is_flagged(count: int, is_flagged: bool) -> None:
     found = flagged(ClickRateIp(), ("a", 0, "1.1.1.1", count))
     assert [(row["count"], row["threshold"]) for row in found] == [(31, 30)] * is_flagged
@@ -31,7 +33,9 @@ def test_only_more_than_the_threshold_is_flagged(count: int, is_flagged: bool) -
 
 def test_addresses_advertisers_and_windows_are_judged_apart() -> None:
     rule = ClickRateIp(threshold=3)
-    assert flagged(rule, ("a", 0, "x", 3), ("a", 0, "y", 3), ("a", 1, "x", 3), ("b", 0, "x", 3)) == []
+    assert (
+        flagged(rule, ("a", 0, "x", 3), ("a", 0, "y", 3), ("a", 1, "x", 3), ("b", 0, "x", 3)) == []
+    )
     found = flagged(rule, ("b", 0, "x", 4), ("a", 1, "x", 5), ("a", 0, "y", 4), ("a", 0, "x", 3))
     keys = [(row["advertiser_id"], row["window"], row["ip"], row["count"]) for row in found]
     assert keys == [("a", 0, "y", 4), ("a", 1, "x", 5), ("b", 0, "x", 4)]

@@ -63,14 +63,18 @@ EVENTS = st.lists(
 """Events of three windows; few ids, so many are conflicting duplicates of each other."""
 
 
-def table(events: list[Event], dimensions: tuple[str, ...] = DIMENSIONS, **options: Any) -> pa.Table:
+def table(
+    events: list[Event], dimensions: tuple[str, ...] = DIMENSIONS, **options: Any
+) -> pa.Table:
     target = narrow_schema(dimensions, **options)
     blank = dict.fromkeys(target.names)
     if not events:
         return target.empty_table()
     # Clicks alone carry an address, see adtally.transforms.slices.
     rows = [blank | e | ({} if e["event_type"] == 1 else {"ip": None}) for e in events]
-    return pa.Table.from_pylist([{name: row[name] for name in target.names} for row in rows], target)
+    return pa.Table.from_pylist(
+        [{name: row[name] for name in target.names} for row in rows], target
+    )
 
 
 def event(**fields: Any) -> Event:
@@ -106,7 +110,9 @@ def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[E
         ordered = sorted(group, key=lambda e: (e["occurred_at"], e["content_hash"]))
         for index, e in enumerate(ordered):
             key = (window, advertiser, *(e[d] for d in spec.dimensions), e["currency"])
-            row = rows.setdefault(key, {"users": set(), "times": []} | dict.fromkeys(schema.MEASURES, 0))
+            row = rows.setdefault(
+                key, {"users": set(), "times": []} | dict.fromkeys(schema.MEASURES, 0)
+            )
             row["times"].append(e["occurred_at"])
             if index:
                 row["duplicates"] += 1
@@ -176,7 +182,9 @@ def in_slices(events: list[Event], seed: int) -> list[pa.Table]:
 
 @settings(max_examples=120, deadline=None)
 @given(EVENTS, st.integers(0, 1000))
-def test_the_tally_equals_the_reference_in_any_order_and_cut(events: list[Event], seed: int) -> None:
+def test_the_tally_equals_the_reference_in_any_order_and_cut(
+    events: list[Event], seed: int
+) -> None:
     spec = dataclasses.replace(SPEC, generation=seed % 3)
     result = tally(in_slices(events, seed), spec)
     assert result.summaries.schema.equals(schema.summary_schema(DIMENSIONS))
@@ -262,7 +270,9 @@ def test_a_sum_beyond_64_bits_fails_and_does_not_wrap() -> None:
     (row,), _ = plain(tally([table(fits, ())], TallySpec(MINUTE, 0)))
     assert row["cost_micros"] == (1 << 63) - 1
     too_much = [*fits, event(event_id="g", cost_micros=1)]
-    with pytest.raises(SumOverflow, match=r"cost_micros of advertiser 'a' in EUR .*2024-02-29.*micros_per_unit"):
+    with pytest.raises(
+        SumOverflow, match=r"cost_micros of advertiser 'a' in EUR .*2024-02-29.*micros_per_unit"
+    ):
         tally([table(too_much, ())], TallySpec(MINUTE, 0))
     duplicates = [*fits, event(cost_micros=half, content_hash=7)]
     assert tally([table(duplicates, ())], TallySpec(MINUTE, 0)).summaries.num_rows == 1
@@ -306,7 +316,9 @@ def log_events() -> pa.Table:
         "content_hash": frame["position"].to_list(),
         "ip": ["1.1.1.1"] * len(rows),
     }
-    events = pa.table([pa.array(full[f.name], f.type) for f in schema.EVENT_SCHEMA], schema=schema.EVENT_SCHEMA)
+    events = pa.table(
+        [pa.array(full[f.name], f.type) for f in schema.EVENT_SCHEMA], schema=schema.EVENT_SCHEMA
+    )
     return with_tag(events, block="b", sequence="3")
 
 
@@ -322,8 +334,7 @@ def wire(pipeline: beam.Pipeline) -> dict[str, Any]:
         "summaries": tallied[SUMMARIES] | "Summaries" >> beam.Reshuffle(),
         "flags": tallied[FLAGS] | "Flags" >> beam.Reshuffle(),
         "rolled": tallied[SUMMARIES] | "RollUp" >> RollUpWindows(spec, 5 * MINUTE, windowing),
-        "whole": tallied[SUMMARIES]
-        | "Whole" >> RollUpWindows(spec, 5 * MINUTE, windowing, ranges),
+        "whole": tallied[SUMMARIES] | "Whole" >> RollUpWindows(spec, 5 * MINUTE, windowing, ranges),
     }
 
 

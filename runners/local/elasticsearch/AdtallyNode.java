@@ -1,15 +1,28 @@
 import java.nio.file.Path;
 import java.util.Map;
-import java.util.concurrent.CountDownLatch;
 import org.elasticsearch.common.logging.LogConfigurator;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.env.Environment;
 import org.elasticsearch.node.Node;
 import org.elasticsearch.plugins.PluginsLoader;
 
-/** One real Elasticsearch node in this process. Arguments: home folder, then setting=value. */
+/**
+ * One real Elasticsearch node in this process. Arguments: home folder, then setting=value.
+ * It ends when its standard input does, so no node outlives the process that started it.
+ */
 public final class AdtallyNode {
-    public static void main(String[] arguments) throws Exception {
+    public static void main(String[] arguments) {
+        try {
+            start(arguments);
+            while (System.in.read() != -1) { }
+            System.exit(0);
+        } catch (Throwable error) { // threads of a half-started node would keep the process alive
+            error.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    private static void start(String[] arguments) throws Exception {
         Path home = Path.of(arguments[0]);
         Settings.Builder settings = Settings.builder()
             .put("path.home", home.toString())
@@ -36,6 +49,5 @@ public final class AdtallyNode {
                 error.printStackTrace();
             }
         }));
-        new CountDownLatch(1).await();
     }
 }

@@ -1,0 +1,139 @@
+"""What the summaries should be, said in SQL over the raw lines; no code of the pipeline.
+
+DuckDB reads the same files as text, finds the malformed lines itself, and counts. Only the hash
+that breaks ties between conflicting duplicates comes from the xxhash package.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import xxhash
+
+LATENESS_MS = 3_600_000
+
+
+def load(connection: duckdb.DuckDBPyConnection, logs: Path, now_ms: int) -> None:
+    """Create ``events`` (decodable lines) and ``dead`` (the others, with their byte offsets)."""
+    connection.register("raw_lines", _raw(logs))
+    text = "CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line END"
+    names = ["event_id", "event_type", "advertiser_id", "campaign_id", "country", "user_id", "ip"]
+    names += ["currency", "occurred_at", "received_at", "cost_micros", "revenue_micros"]
+    columns = ", ".join(f"nullif(json_extract_string(j, '$.{n}'), '') AS {n}" for n in names)
+    connection.execute(
+        f"""
+        CREATE TABLE typed AS
+        SELECT * EXCLUDE (occurred_at, received_at, cost_micros, revenue_micros),
+            occurred_at IS NOT NULL AS has_time,
+            epoch_ms(try_cast(occurred_at AS TIMESTAMPTZ)) AS happened,
+            epoch_ms(try_cast(received_at AS TIMESTAMPTZ)) AS received,
+            received_at IS NOT NULL AS has_received,
+            cost_micros AS cost_text, try_cast(cost_micros AS BIGINT) AS cost,
+            revenue_micros AS revenue_text, try_cast(revenue_micros AS BIGINT) AS revenue
+        FROM (SELECT source, position, content_hash, {columns}
+              FROM (SELECT *, ({text})::JSON AS j FROM raw_lines));
+        CREATE TABLE judged AS
+        SELECT *, coalesce(
+            happened IS NOT NULL AND advertiser_id IS NOT NULL
+            AND event_type IN ('impression', 'click', 'conversion')
+            AND (received IS NOT NULL OR NOT has_received)
+            AND (cost IS NOT NULL OR cost_text IS NULL)
+            AND (revenue IS NOT NULL OR revenue_text IS NULL)
+            AND (currency IS NULL OR regexp_full_match(currency, '[A-Z]{{3}}'))
+            AND (currency IS NOT NULL OR (coalesce(cost, 0) = 0 AND coalesce(revenue, 0) = 0))
+            AND happened >= 946684800000
+            AND happened <= coalesce(received, {now_ms}) + 86400000, false) AS good
+        FROM typed;
+        CREATE TABLE events AS SELECT * FROM judged WHERE good;
+        CREATE TABLE dead AS SELECT source, position FROM judged WHERE NOT good;
+        """
+    )
+
+
+def _raw(logs: Path) -> pa.Table:
+    """Every line that is not blank; None for text that is not UTF-8."""
+    rows = []
+    for path in sorted(logs.rglob("*.jsonl*")):
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        offset = 0
+        for line in data.split(b"\n"):
+            if line.strip():
+                digest = xxhash.xxh3_64_intdigest(line)
+                signed = digest - (1 << 64) if digest >> 63 else digest
+                rows.append((str(path), offset, signed, _text(line)))
+            offset += len(line) + 1
+    names = ("source", "position", "content_hash", "line")
+    return pa.table({name: [row[at] for row in rows] for at, name in enumerate(names)})
+
+
+def _text(line: bytes) -> str | None:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def summaries(
+    connection: duckdb.DuckDBPyConnection,
+    window_seconds: int,
+    *,
+    rollup_seconds: int | None = None,
+    dimensions: Sequence[str] = (),
+    threshold: int = 30,
+    late_too: bool = False,
+) -> list[tuple[object, ...]]:
+    """Rows, sorted: window start (ms), advertiser, dimensions, currency, then the measures."""
+    _count(connection, window_seconds, threshold, late_too)
+    size = (rollup_seconds or window_seconds) * 1000
+    keys = ", ".join([f"w // {size} * {size} AS start", "advertiser_id", *dimensions, "money"])
+    return connection.execute(
+        f"""
+        SELECT {keys},
+            sum((event_type = 'impression' AND counted)::INT)::BIGINT AS impressions,
+            sum((event_type = 'click' AND counted)::INT)::BIGINT AS clicks,
+            sum((event_type = 'conversion' AND counted)::INT)::BIGINT AS conversions,
+            sum(givt::INT)::BIGINT AS givt_clicks,
+            sum((event_type = 'click' AND counted AND NOT givt)::INT)::BIGINT AS net_clicks,
+            sum(CASE WHEN counted THEN coalesce(cost, 0) ELSE 0 END)::BIGINT AS cost_micros,
+            sum(CASE WHEN counted THEN coalesce(revenue, 0) ELSE 0 END)::BIGINT AS revenue_micros,
+            sum((NOT counted)::INT)::BIGINT AS duplicates,
+            count(DISTINCT CASE WHEN counted THEN user_id END) AS unique_users,
+            min(happened) AS first_event_at, max(happened) AS last_event_at
+        FROM judged_events GROUP BY ALL ORDER BY ALL
+        """
+    ).fetchall()
+
+
+def flags(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
+    """Flagged (window start in ms, advertiser, ip, clicks) after :func:`summaries`."""
+    return connection.execute(
+        "SELECT w, advertiser_id, ip, clicks FROM bursts ORDER BY ALL"
+    ).fetchall()
+
+
+def _count(
+    connection: duckdb.DuckDBPyConnection, window_seconds: int, threshold: int, late_too: bool
+) -> None:
+    size = window_seconds * 1000
+    on_time = "true" if late_too else f"coalesce(received, 0) <= w + {size} + {LATENESS_MS}"
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE counted_events AS
+        SELECT *, coalesce(currency, 'XXX') AS money, row_number() OVER (
+            PARTITION BY advertiser_id, event_type, event_id, w ORDER BY happened, content_hash) = 1
+            AS counted
+        FROM (SELECT *, happened // {size} * {size} AS w FROM events) WHERE {on_time};
+        CREATE OR REPLACE TABLE bursts AS
+        SELECT w, advertiser_id, ip, count(*) AS clicks FROM counted_events
+        WHERE counted AND event_type = 'click' AND ip IS NOT NULL
+        GROUP BY ALL HAVING count(*) > {threshold};
+        CREATE OR REPLACE TABLE judged_events AS
+        SELECT e.*, b.clicks IS NOT NULL AND e.counted AND e.event_type = 'click' AS givt
+        FROM counted_events e LEFT JOIN bursts b USING (w, advertiser_id, ip);
+        """
+    )
