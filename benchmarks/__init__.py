@@ -1,0 +1,1 @@
+"""Benchmarks: the same job by adtally and by its peers, in the same run."""
