@@ -47,10 +47,7 @@ def main() -> None:
             "--direct_num_workers=2",
             "--direct_running_mode=multi_processing",
         ],
-        **{
-            name: [sys.executable, "-m", f"benchmarks.peers.{name}_job", str(logs)]
-            for name in PEERS
-        },
+        **{name: peer(name, logs) for name in PEERS},
     }
     runs: dict[str, list[Measured]] = {name: [] for name in jobs}
     for turn in range(ROUNDS):
@@ -76,42 +73,49 @@ def adtally(logs: Path) -> list[str]:
     return [sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet", "--input", str(logs)]
 
 
+def peer(name: str, logs: Path) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.peers.{name}_job", str(logs)]
+
+
 def measured(name: str, command: list[str]) -> Measured:
     """Run a job once in a fresh folder."""
     output = DATA / "out"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     target = ["--output", str(output)] if name.startswith("adtally") else [str(output)]
-    before = os.times()
     started = time.monotonic()
     process = subprocess.Popen(
         [*command, *target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     peak = [0.0]
+    ticks: dict[int, int] = {}
     done = threading.Event()
-    sampler = threading.Thread(target=sample, args=(process.pid, peak, done))
+    sampler = threading.Thread(target=sample, args=(process.pid, peak, ticks, done))
     sampler.start()
     out, err = process.communicate()
     wall = time.monotonic() - started
-    after = os.times()
     done.set()
     sampler.join()
     if process.returncode:
         raise RuntimeError(f"{name} failed with {process.returncode}:\n{err[-3000:]}")
-    cpu = after.children_user + after.children_system
-    cpu -= before.children_user + before.children_system
+    cpu = sum(ticks.values()) / os.sysconf("SC_CLK_TCK")
     totals = own_totals(output) if name.startswith("adtally") else json.loads(out.splitlines()[-1])
     return Measured(wall, cpu, peak[0], totals)
 
 
-def sample(pid: int, peak: list[float], done: threading.Event) -> None:
-    """Resident memory of a process and its children, in MB."""
+def sample(pid: int, peak: list[float], ticks: dict[int, int], done: threading.Event) -> None:
+    """Resident memory (MB) and processor time (ticks) of a process and its children.
+
+    A process is asked until it ends, not waited for: Spark's JVM is nobody's child by then.
+    """
     page = os.sysconf("SC_PAGE_SIZE")
     while not done.wait(SAMPLE_SECONDS):
         total = 0
         for one in tree(pid):
             try:
                 total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * page
+                words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+                ticks[one] = int(words[11]) + int(words[12])
             except (OSError, IndexError):  # it ended in between
                 continue
         peak[0] = max(peak[0], total / 1e6)
