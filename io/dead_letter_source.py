@@ -21,7 +21,7 @@ CHUNKS: Final = "chunks"
 KEPT: Final = "kept"
 REPLAYABLE_STAGE: Final = "decode"
 """Letters of other stages (files that could not be read, documents that an index refused) have no
-record to decode; they stay dead letters."""
+record to decode, and those without an offset no identity; they stay dead letters."""
 
 
 @dataclass
@@ -75,10 +75,11 @@ def payload_chunk(block: Block, letters: list[DeadLetter]) -> tuple[LogChunk, li
     chunk = LogChunk(block.name, 0)
     kept, lines, size = [], [], 0
     for letter in letters:
-        if letter.stage != REPLAYABLE_STAGE:
+        if letter.stage != REPLAYABLE_STAGE or not letter.position.isdecimal():
             kept.append(letter)
             continue
-        line = letter.payload_bytes() + b"\n"
+        # Someone may have corrected a payload, and laid it out on several lines.
+        line = letter.payload_bytes().replace(b"\n", b" ") + b"\n"
         chunk.segments.append(Segment(size, letter.source, int(letter.position)))
         lines.append(line)
         size += len(line)

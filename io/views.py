@@ -26,9 +26,17 @@ _SQL_TYPES = {
         "count BIGINT, threshold BIGINT, evidence VARCHAR[])[]"
     ),
 }
-_LETTER_FIELDS = (
-    "failed_at stage error_type message source position payload payload_encoding version"
-).split()
+_LETTER_TYPES = {
+    "failed_at": "TIMESTAMPTZ",
+    "stage": "VARCHAR",
+    "error_type": "VARCHAR",
+    "message": "VARCHAR",
+    "source": "VARCHAR",
+    "position": "VARCHAR",
+    "payload": "VARCHAR",
+    "payload_encoding": "VARCHAR",
+    "version": "INT",
+}
 
 
 def views_sql(
@@ -75,11 +83,10 @@ def _parquet(output: str, kind: str, like: pa.Schema) -> str:
 
 
 def _letters(output: str) -> str:
-    types = dict.fromkeys(_LETTER_FIELDS, "VARCHAR") | {"failed_at": "TIMESTAMPTZ", "version": "INT"}
     if not _any(output, "dead-letters", ".jsonl.gz"):
-        nothing = (f"CAST(NULL AS {type_}) AS {name}" for name, type_ in types.items())
+        nothing = (f"CAST(NULL AS {type_}) AS {name}" for name, type_ in _LETTER_TYPES.items())
         return f"(SELECT {', '.join(nothing)} WHERE false)"
-    columns = ", ".join(f"{name}: {_quoted(type_)}" for name, type_ in types.items())
+    columns = ", ".join(f"{name}: {_quoted(type_)}" for name, type_ in _LETTER_TYPES.items())
     pattern = join(output, "dead-letters", "**", "*.jsonl.gz")
     return (
         f"read_json({_quoted(pattern)}, format = 'newline_delimited', columns = {{{columns}}}, "
