@@ -13,7 +13,10 @@ from isal import isal_zlib
 READ_BYTES: Final = 1 << 20
 
 STORED_BYTES: Final = 128 << 10
-"""Compressed bytes decoded at a time: of a damaged file, what these hold is lost."""
+"""Compressed bytes decoded at a time."""
+
+_CAREFUL_BYTES: Final = 512
+"""Compressed bytes decoded at a time before damage: what these hold is lost, some kilobytes."""
 
 _GZIP_WINDOW: Final = 31  # zlib's wbits for a gzip header and a 32 kB window
 
@@ -38,11 +41,13 @@ class BrokenFile(Exception):
     """A file's compressed data ends early or is damaged; what came before it was delivered."""
 
 
-def decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
+def decompressed(
+    file: BinaryIO, compression: str, step_bytes: int = STORED_BYTES
+) -> Iterator[bytes]:
     """Yield the uncompressed bytes of ``file`` in pieces, over all its members or frames.
 
     Raises:
-        BrokenFile: after what is readable was yielded, up to ``STORED_BYTES`` before the damage.
+        BrokenFile: after what is readable was yielded, up to a few kilobytes before the damage.
         OSError: reading failed; the caller may try again.
     """
     if compression == "none":
@@ -51,18 +56,20 @@ def decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
     make = FACTORIES[compression]
     machine, started, done = make(), False, 0
     while True:
-        data = file.read(STORED_BYTES)
+        data = file.read(step_bytes)
         if not data:
             break
         while data:
             if machine.eof:  # another member follows; zero padding after the last is common
                 data = data.lstrip(b"\0")
-                machine, started = make(), False
                 if not data:
                     break
+                machine, started = make(), False
             try:
                 piece = machine.decompress(data)
             except _DATA_ERRORS as error:
+                if step_bytes > _CAREFUL_BYTES:  # the step's sound part went with the error
+                    yield from _carefully(file, compression, done)
                 raise BrokenFile(
                     f"damaged {compression} data after {done:,} uncompressed bytes: {error}"
                 ) from error
@@ -72,3 +79,12 @@ def decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
                 yield piece
     if started and not machine.eof:
         raise BrokenFile(f"truncated {compression} data after {done:,} uncompressed bytes")
+
+
+def _carefully(file: BinaryIO, compression: str, skip: int) -> Iterator[bytes]:
+    """Decompress a damaged file again in small steps, and yield what comes after ``skip`` bytes."""
+    file.seek(0)
+    for piece in decompressed(file, compression, _CAREFUL_BYTES):
+        if len(piece) > skip:
+            yield piece[skip:]
+        skip = max(0, skip - len(piece))

@@ -107,14 +107,14 @@ def list_files(inputs: Sequence[str]) -> tuple[list[LogFile], list[str]]:
         NoInput: a pattern matches nothing, or nothing that can be read.
     """
     found: dict[str, LogFile] = {}
-    passed_over: list[str] = []
+    passed_over: set[str] = set()
     for pattern in inputs:
         named, matches = _match(pattern)
         usable = 0
         for path, size in matches:
             file = describe(path, size, named=named)
             if file is None:
-                passed_over.append(path)
+                passed_over.add(path)
             else:
                 usable += 1
                 found[file.path] = file
@@ -124,7 +124,7 @@ def list_files(inputs: Sequence[str]) -> tuple[list[LogFile], list[str]]:
                 f"({len(matches)} other files there); nothing would be read. Name a directory, a "
                 f"file, or a quoted pattern such as 'logs/**.jsonl.gz'."
             )
-    return sorted(found.values()), sorted(passed_over)
+    return sorted(found.values()), sorted(passed_over - found.keys())
 
 
 def _match(pattern: str) -> tuple[bool, list[tuple[str, int]]]:
@@ -172,7 +172,8 @@ def pack(files: Iterable[LogFile], block_bytes: int = BLOCK_BYTES) -> list[Block
     Files keep their order, so neighbours in time stay together.
     """
     blocks: list[Block] = []
-    for _, group in itertools.groupby(sorted(files), key=lambda file: file.format):
+    ordered = sorted(files, key=lambda file: (file.format, file))
+    for _, group in itertools.groupby(ordered, key=lambda file: file.format):
         current: list[Span] = []
         size = 0
         for span in itertools.chain.from_iterable(_split(file, block_bytes) for file in group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -82,6 +83,8 @@ def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChu
                 chunk.unreadable.append(item)
                 continue
             offset, data = item
+            if not data.endswith(b"\n"):
+                data += b"\n"
             chunk.segments.append(Segment(size, span.file.path, offset))
             pieces.append(data)
             size += len(data)
@@ -96,8 +99,12 @@ def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChu
 
 
 def _lines_of(span: Span, chunk_bytes: int) -> Iterator[tuple[int, bytes] | UnreadableFile]:
-    """Yield (offset, whole lines) of a span, and what went wrong as an ``UnreadableFile``."""
-    position = 0
+    """Yield (offset, lines) of a span, and what went wrong as an ``UnreadableFile``.
+
+    The last line may lack its end. The position of what went wrong is that of the first byte that
+    was not read.
+    """
+    position = span.start
     try:
         for position, data in _whole_lines(_pieces(span), chunk_bytes):
             yield position, data
@@ -135,7 +142,7 @@ def _whole_lines(
         error = failure
     offset, data = _without_mark(offset, b"".join(held))
     if data:
-        yield offset, data if data.endswith(b"\n") else data + b"\n"
+        yield offset, data
     if error is not None:
         raise error
 
@@ -157,13 +164,24 @@ def _pieces(span: Span) -> Iterator[tuple[int, bytes]]:
         reraise=True,
         before_sleep=tenacity.before_sleep_log(_LOG, logging.WARNING),
     ):
-        with attempt:
+        with attempt, _errors_of_reading():
             for at, piece in _file_bytes(span) if span.end < 0 else _range_bytes(span):
                 end = at + len(piece)
                 if end > reached:
                     fresh = max(at, reached)
                     reached = end
                     yield fresh, piece[fresh - at :]
+
+
+@contextlib.contextmanager
+def _errors_of_reading() -> Iterator[None]:
+    """Turn what filesystems raise into OSError: S3 and Google's clients have types of their own."""
+    try:
+        yield
+    except (BrokenFile, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _file_bytes(span: Span) -> Iterator[tuple[int, bytes]]:

@@ -69,6 +69,12 @@ def test_blocks_are_of_one_format_in_order_and_not_too_large(files: list[LogFile
         assert order == sorted(order)
 
 
+def test_files_of_two_formats_in_one_folder_share_blocks_with_their_own() -> None:
+    files = [LogFile(f"/{n:03}.jsonl", 10, "json", "none") for n in range(0, 100, 2)]
+    files += [LogFile(f"/{n:03}.parquet", 1, "parquet", "none") for n in range(1, 100, 2)]
+    assert [block.format for block in pack(files)] == ["json", "parquet"]
+
+
 def test_names_of_blocks_follow_from_paths_sizes_and_ranges() -> None:
     def name(path: str = "/a.jsonl", size: int = 10) -> str:
         return pack([LogFile(path, size, "json", "none")], BLOCK)[0].name
@@ -158,6 +164,14 @@ def test_a_file_matched_twice_counts_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     files, _ = listed(tmp_path, "logs", f"{tmp_path}/logs/a.jsonl", "logs/*.jsonl", "./logs/")
     assert files == ["logs/a.jsonl", "logs/b.jsonl"]
+
+
+def test_a_file_named_beside_its_directory_is_read_and_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    (tmp_path / "b.dat").write_bytes(b"{}\n")
+    files, passed_over = list_files([str(tmp_path), str(tmp_path / "b.dat"), str(tmp_path)])
+    assert [Path(file.path).name for file in files] == ["a.jsonl", "b.dat"]
+    assert passed_over == []
 
 
 def test_a_path_is_the_same_however_it_is_written(

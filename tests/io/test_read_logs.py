@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.localfilesystem import LocalFileSystem
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from adtally.io.decompress import STORED_BYTES, decompressed
 from adtally.io.logs import Block, LogFile, Span, list_files, pack
 from adtally.io.read_logs import (
     READ_ATTEMPTS,
@@ -214,6 +216,20 @@ def test_members_anywhere_give_every_line_once(
 
 
 @pytest.mark.parametrize("compression", MEMBERS)
+@settings(parent=SETTINGS, max_examples=60)
+@given(
+    parts=st.lists(st.binary(max_size=30), min_size=1, max_size=4),
+    padding=st.sampled_from([0, 1, 600]),
+    step=st.integers(1, 50),
+)
+def test_members_and_padding_may_lie_across_reads(
+    compression: str, parts: list[bytes], padding: int, step: int
+) -> None:
+    stored = b"".join(MEMBERS[compression](part) + b"\0" * padding for part in parts)
+    assert b"".join(decompressed(io.BytesIO(stored), compression, step)) == b"".join(parts)
+
+
+@pytest.mark.parametrize("compression", MEMBERS)
 def test_an_empty_compressed_file_has_no_lines(tmp_path: Path, compression: str) -> None:
     for name, stored in (("none", b""), ("member", MEMBERS[compression](b""))):
         path = tmp_path / f"{name}.jsonl{ENDINGS[compression]}"
@@ -283,6 +299,25 @@ def test_damage_in_the_middle_gives_what_comes_before_and_one_entry(
     assert same >= {"gzip": 0.4, "zstd": 0.4, "bzip2": 0.3}[compression] * 20_000
 
 
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_damage_near_the_end_of_a_small_file_costs_little(tmp_path: Path, compression: str) -> None:
+    """All of it fits into one step of decompression, and must not go with the error."""
+    data = noisy_log(600)
+    members = [MEMBERS[compression](data[at : at + 8_000]) for at in range(0, len(data), 8_000)]
+    members[-2] = members[-2][:20] + b"\xff" * (len(members[-2]) - 20)
+    stored = b"".join(members)
+    assert len(stored) < STORED_BYTES
+    path = tmp_path / f"a.jsonl{ENDINGS[compression]}"
+    path.write_bytes(stored)
+    chunks = read_file(path)
+    (entry,) = unreadable_in(chunks)
+    found = [(offset, line) for _, offset, line in lines_in(chunks)]
+    sound = 8_000 * (len(members) - 2) - 2_000
+    assert sum(len(line) + 1 for _, line in found) >= sound
+    assert found[: sound // 160] == expected_lines(data)[: sound // 160]
+    assert entry.position >= sound
+
+
 @pytest.mark.parametrize("compression", MEMBERS)
 def test_plain_text_under_a_compressed_name_is_one_entry(tmp_path: Path, compression: str) -> None:
     path = tmp_path / f"a.jsonl{ENDINGS[compression]}"
@@ -311,6 +346,7 @@ class FlakyFileSystem(LocalFileSystem):
 
     failures = 0
     opened = 0
+    error: Exception = OSError("connection reset by peer")
 
     @classmethod
     def scheme(cls) -> str:
@@ -345,7 +381,7 @@ class _Flaky(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self._at > len(self._data) // 2 and self._state.failures:
             self._state.failures -= 1
-            raise OSError("connection reset by peer")
+            raise self._state.error
         part = self._data[self._at : self._at + min(len(buffer), 50_000)]
         buffer[: len(part)] = part
         self._at += len(part)
@@ -357,6 +393,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> type[FlakyFileSystem]:
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     monkeypatch.setattr(FlakyFileSystem, "failures", 0)
     monkeypatch.setattr(FlakyFileSystem, "opened", 0)
+    monkeypatch.setattr(FlakyFileSystem, "error", FlakyFileSystem.error)
     return FlakyFileSystem
 
 
@@ -381,9 +418,11 @@ def test_reading_that_fails_twice_gives_every_line_once(
     assert [(offset, line) for _, offset, line in lines_in(chunks)] == expected_lines(data)
 
 
+@pytest.mark.parametrize("error", [OSError("connection reset"), S3ClientError("connection reset")])
 def test_reading_that_keeps_failing_is_one_entry_after_what_came(
-    tmp_path: Path, flaky: type[FlakyFileSystem]
+    tmp_path: Path, flaky: type[FlakyFileSystem], error: Exception
 ) -> None:
+    flaky.error = error  # Beam's S3 client has errors that are no OSError
     data = noisy_log(20_000)
     path = tmp_path / "a.jsonl"
     path.write_bytes(data)
@@ -398,6 +437,7 @@ def test_reading_that_keeps_failing_is_one_entry_after_what_came(
     found = [(offset, line) for _, offset, line in lines_in(chunks)]
     assert found[:-1] == expected_lines(data)[: len(found) - 1]
     assert 0.2 * len(data) < entry.position <= len(data)
+    assert entry.position == found[-1][0] + len(found[-1][1])  # the first byte not read
 
 
 @pytest.mark.parametrize("ranged", [False, True])
@@ -412,10 +452,19 @@ def test_a_file_that_vanished_is_one_entry_and_the_rest_is_read(
     chunks = list(read_chunks(Block("b", spans)))
     (entry,) = unreadable_in(chunks)
     assert (entry.source, entry.error_type) == (str(tmp_path / "b.jsonl"), "unreadable_file")
+    assert entry.position == 0
     assert [Path(source).name for source, _, _ in lines_in(chunks)] == [
         *["a.jsonl"] * 2,
         *["c.jsonl"] * 2,
     ]
+
+
+def test_each_unreadable_part_of_a_file_has_a_position_of_its_own(
+    tmp_path: Path, flaky: type[FlakyFileSystem]
+) -> None:
+    file = LogFile(str(tmp_path / "gone.jsonl"), 300, "json", "none")
+    chunks = list(read_chunks(Block("b", spans_of(file, [100, 200]))))
+    assert [entry.position for entry in unreadable_in(chunks)] == [0, 100, 200]
 
 
 # --- reading ahead -------------------------------------------------------------------------------
