@@ -203,15 +203,15 @@ def _hex_ids(rng: np.random.Generator, count: int) -> list[str]:
 
 def _linked(events: pl.DataFrame) -> pl.DataFrame:
     """A click carries its impression's id; a conversion its click's, and through it the other."""
-    ids = events["event_id"].to_numpy()
+    ids = events["event_id"]
     parent = events["parent"].to_numpy()
     type_ = events["type"].to_numpy()
-    above = np.where(parent >= 0, ids[parent], None)
-    second = np.where((parent >= 0) & (type_ == 2), parent[parent], -1)
-    impression = np.where(type_ == 1, above, np.where(second >= 0, ids[second], None))
+    grandparent = np.where((parent >= 0) & (type_ == 2), parent[parent], -1)
+    impression = np.where(type_ == 1, parent, grandparent)
+    click = np.where(type_ == 2, parent, -1)
+    links = {"impression_id": impression, "click_id": click}
     return events.with_columns(
-        pl.Series("impression_id", impression.tolist(), dtype=pl.String),
-        pl.Series("click_id", np.where(type_ == 2, above, None).tolist(), dtype=pl.String),
+        ids.gather(pl.Series(rows).replace(-1, None)).alias(name) for name, rows in links.items()
     ).drop("parent")
 
 

@@ -67,7 +67,7 @@ def backfill(request: Request, watch: Watch) -> Outcome:
         ConfigError, NoInput: before anything is written.
         CountsDiffer: the counts of the steps do not add up.
     """
-    output = absolute(request.output)
+    output = checked_output(request.output)
     ranges = whole_range(request.from_ms, request.to_ms, request.settings)
     files, passed_over = list_files(request.inputs)
     if _is_own_log(files, output):
@@ -87,6 +87,20 @@ def backfill(request: Request, watch: Watch) -> Outcome:
     remove_dead_letters(job.folder("dead-letters"), {block.name for block in job.blocks})
     report = execute(job, request, watch)
     return Outcome(report, job, record_run(job, report), tuple(passed_over))
+
+
+def checked_output(output: str) -> str:
+    """The absolute address of an output.
+
+    Raises:
+        ConfigError: it has signs that Beam's filesystems take for a pattern.
+    """
+    if any(sign in output for sign in "*?["):
+        raise ConfigError(
+            f"output {output!r} has one of * ? [, which Beam's filesystems take for a pattern; "
+            f"files there could not be found again. Use another name."
+        )
+    return absolute(output)
 
 
 def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:

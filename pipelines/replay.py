@@ -14,6 +14,7 @@ from adtally.pipelines.backfill import (
     Outcome,
     Request,
     aligned,
+    checked_output,
     execute,
     now_ms,
     record_run,
@@ -46,7 +47,7 @@ def replay(request: Request, dead_letters: str, watch: Watch) -> Replayed:
     Raises:
         NoInput: there are no dead letters.
     """
-    output = absolute(request.output)
+    output = checked_output(request.output)
     folder = absolute(dead_letters).rstrip("/")
     blocks = _blocks(folder, request.block_bytes)
     job = Job(

@@ -82,6 +82,7 @@ def test_module_and_command_are_the_same() -> None:
         (("--from", "yesterday"), "write it as 2026-03-01"),
         (("--mapping", "none.toml"), "none.toml"),
         (("--click-rate-ip-override", "adv-1"), "ADVERTISER=NUMBER"),
+        (("--output", "out[1]"), "take for a pattern"),
         (("--elasticsearch", "localhost"), "https://HOST:9200"),
         (("--elasticsearch", "http://a:b@h"), "user or password"),
         (("--config", "none.toml"), "cannot be read"),
