@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import tempfile
 import time
@@ -132,6 +133,7 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
 
 def execute(job: Job, request: Request, watch: Watch) -> Report:
     """Run a job, watched; check that its counts add up; leave the views beside the data."""
+    _check_elasticsearch(job)
     if "://" not in job.output:
         remove_leftovers(job.output)
     stored = sum(block.stored_bytes for block in job.blocks)
@@ -147,6 +149,18 @@ def execute(job: Job, request: Request, watch: Watch) -> Report:
     report.check()
     leave_views(job)
     return report
+
+
+def _check_elasticsearch(job: Job) -> None:
+    """Make sure of the cluster and its templates before an hour of decoding, not after."""
+    if job.elasticsearch is None:
+        return
+    from adtally.io.elasticsearch import check_templates, connect
+    from adtally.io.elasticsearch_bulk import BulkWriter
+
+    config = job.elasticsearch
+    with contextlib.closing(connect(config)) as client:
+        BulkWriter(client, config).when_up(lambda: check_templates(client, config))
 
 
 def leave_views(job: Job) -> None:
