@@ -169,7 +169,8 @@ def report(runs: dict[str, list[Measured]], logs: Path) -> None:
         f"Job: {events:,} events ({stored:.0f} MB in hourly gzip files, 2,000 advertisers, 0.5% "
         "malformed, 1% repeated) to a Parquet event log and summaries per advertiser and minute "
         "with a clicks-per-address flag. Start-up included; medians of "
-        f"{ROUNDS} interleaved rounds. All totals agreed.",
+        f"{ROUNDS} interleaved rounds. All engines agreed on events, impressions, clicks, "
+        "conversions, rows and flags, and on cost but for copies that conflict.",
         "",
         "adtally does more than its peers here: dead letters with the reason, unknown fields kept, "
         "row groups sorted by advertiser, mergeable uniques, counts that have to add up.",
