@@ -125,11 +125,11 @@ def _dead_letters(output: Path, console: Console) -> None:
             count, first = kinds.get(letter["error_type"], (0, letter["message"]))
             kinds[letter["error_type"]] = (count + 1, first)
     table = Table(title="dead letters: what did not fit, and why")
-    table.add_column("error")
-    table.add_column("letters", justify="right")
-    table.add_column("for example", overflow="ellipsis", no_wrap=True)
+    table.add_column("error", no_wrap=True)
+    table.add_column("letters", justify="right", no_wrap=True)
+    table.add_column("for example")
     for kind, (count, message) in sorted(kinds.items()):
-        table.add_row(kind, str(count), message)
+        table.add_row(kind, str(count), message.split(";")[0][:60])
     console.print(table)
 
 
