@@ -1,0 +1,309 @@
+"""Kinesis as the source sees it: few calls, every failure sorted into what to do about it."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import botocore.parsers
+
+from adtally.io.kinesis_shards import TRIM_HORIZON, Position, Shard
+from adtally.io.kpl import UserRecord, deaggregate
+
+RECORDS_A_CALL: Final = 10_000
+"""The most that GetRecords gives; with 10 MB it gives fewer."""
+
+CALL_SECONDS: Final = 0.2
+"""Kinesis allows 5 GetRecords a second and shard, shared by all who read it."""
+
+SHARD_BYTES_A_SECOND: Final = 2 << 20
+"""What Kinesis gives a second and shard; after more it refuses calls for as long as that takes."""
+
+ITERATOR_SECONDS: Final = 270.0
+"""An iterator lives 300 s; one this old is not tried any more."""
+
+FIRST_BACKOFF_SECONDS: Final = 0.5
+LAST_BACKOFF_SECONDS: Final = 30.0
+
+_BUSY: Final = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "LimitExceededException",
+        "KMSThrottlingException",
+        "ThrottlingException",
+        "Throttling",
+        "RequestLimitExceeded",
+    }
+)
+_EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
+
+
+class KinesisSourceError(RuntimeError):
+    """Reading cannot go on without a person; the message says what to do."""
+
+
+class StreamMissing(KinesisSourceError):
+    """There is no such stream."""
+
+
+class StreamRecreated(KinesisSourceError):
+    """A stream of the same name, but not the one that was being read."""
+
+
+class DataLoss(KinesisSourceError):
+    """Records left the stream before they were read."""
+
+
+class ShardGone(Exception):
+    """The stream does not have the shard, or the position in it, any more."""
+
+
+class IteratorExpired(Exception):
+    """A new iterator is needed; nothing is lost."""
+
+
+@dataclass(frozen=True)
+class KinesisConfig:
+    """How to reach a stream. Holds no secret: credentials come from boto3's refreshing chain.
+
+    Attributes:
+        stream: name, or ARN.
+        region: such as ``eu-central-1``; empty for the environment's.
+        endpoint_url: of a VPC endpoint or an emulator; empty for AWS itself.
+        call_seconds: least time between two calls for one shard.
+        shard_bytes_a_second: read no faster than this from one shard.
+    """
+
+    stream: str
+    region: str = ""
+    endpoint_url: str = ""
+    call_seconds: float = CALL_SECONDS
+    shard_bytes_a_second: int = SHARD_BYTES_A_SECOND
+
+    @property
+    def name(self) -> str:
+        """The stream's name, also of an ARN."""
+        return self.stream.rsplit("/", 1)[-1]
+
+    @property
+    def target(self) -> dict[str, str]:
+        """The stream as an argument of every call."""
+        key = "StreamARN" if self.stream.startswith("arn:") else "StreamName"
+        return {key: self.stream}
+
+
+def connect(config: KinesisConfig) -> Any:
+    """A boto3 client. It tries nothing again by itself: the source counts and waits."""
+    session = boto3.session.Session()
+    return session.client(
+        "kinesis",
+        region_name=config.region or None,
+        endpoint_url=config.endpoint_url or None,
+        config=botocore.config.Config(
+            connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1}
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A Kinesis record; ``users`` has the records inside of a KPL aggregate, None for any other."""
+
+    sequence: str
+    arrived_ms: int
+    partition_key: str
+    data: bytes
+    users: list[UserRecord] | None = None
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What one GetRecords gave.
+
+    Attributes:
+        records: in order.
+        next_iterator: None at the end of the shard.
+        behind_ms: how far the last record is from the tip of the shard.
+        asked_ms: the server's clock when it answered, or ours if that is earlier.
+        bytes: of all data.
+    """
+
+    records: list[Record]
+    next_iterator: str | None
+    behind_ms: int
+    asked_ms: int
+    bytes: int
+
+
+@dataclass
+class Kinesis:
+    """Calls for one stream; raises the errors above, lets those of :func:`is_passing` through."""
+
+    config: KinesisConfig
+    client: Any
+    clock: Callable[[], float] = field(default=time.time)
+
+    def created_ms(self) -> int:
+        """When the stream was made, which tells it from another of the same name."""
+        return _ms(self._summary()["StreamCreationTimestamp"])
+
+    def retention_ms(self) -> int:
+        """How long the stream keeps records."""
+        return int(self._summary()["RetentionPeriodHours"]) * 3_600_000
+
+    def _summary(self) -> Any:
+        answer = self._call("describe_stream_summary", **self.config.target)
+        return answer["StreamDescriptionSummary"]
+
+    def list_shards(self) -> dict[str, Shard]:
+        """All shards, open and closed."""
+        found: dict[str, Shard] = {}
+        page: dict[str, Any] = dict(self.config.target)
+        while True:
+            answer = self._call("list_shards", **page)
+            for item in answer["Shards"]:
+                shard = _shard(item)
+                found[shard.id] = shard
+            if not answer.get("NextToken"):
+                return found
+            page = {"NextToken": answer["NextToken"]}
+
+    def iterator(self, shard: str, position: Position) -> str:
+        """An iterator from a position on.
+
+        Raises:
+            ShardGone: the stream does not have that place any more.
+        """
+        place: dict[str, Any]
+        if position.sequence:
+            place = {
+                "ShardIteratorType": "AFTER_SEQUENCE_NUMBER",
+                "StartingSequenceNumber": position.sequence,
+            }
+        elif position.start_ms == TRIM_HORIZON:
+            place = {"ShardIteratorType": "TRIM_HORIZON"}
+        else:
+            at = datetime.datetime.fromtimestamp(position.start_ms / 1000, datetime.UTC)
+            place = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": at}
+        answer = self._call("get_shard_iterator", **self.config.target, ShardId=shard, **place)
+        return str(answer["ShardIterator"])
+
+    def poll(self, iterator: str, position: Position) -> Polled:
+        """One GetRecords.
+
+        Raises:
+            IteratorExpired: ask for a new one.
+            ShardGone: the stream does not have the shard any more.
+        """
+        answer = self._call("get_records", ShardIterator=iterator, Limit=RECORDS_A_CALL)
+        first, last = int(position.first_hash), int(position.last_hash)
+        records = [
+            Record(
+                item["SequenceNumber"],
+                _ms(item["ApproximateArrivalTimestamp"]),
+                item["PartitionKey"],
+                item["Data"],
+                deaggregate(item["Data"], first, last),
+            )
+            for item in answer["Records"]
+        ]
+        return Polled(
+            records,
+            answer.get("NextShardIterator"),
+            int(answer.get("MillisBehindLatest") or 0),
+            self._asked_ms(answer),
+            sum(len(record.data) for record in records),
+        )
+
+    def _asked_ms(self, answer: dict[str, Any]) -> int:
+        """A worker's clock may be wrong; the watermark must not follow it into the future."""
+        ours = round(self.clock() * 1000)
+        told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if told is None:
+            return ours
+        return min(ours, round(email.utils.parsedate_to_datetime(told).timestamp() * 1000))
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        try:
+            return getattr(self.client, operation)(**arguments)
+        except botocore.exceptions.ClientError as error:
+            raise self._sorted(error, operation) from error
+        except botocore.exceptions.NoCredentialsError as error:
+            raise KinesisSourceError(
+                f"no AWS credentials to read {self.config.stream} with; set them as boto3 "
+                f"expects (environment, profile, or the role of the machine)."
+            ) from error
+
+    def _sorted(self, error: Any, operation: str) -> Exception:
+        code = error.response.get("Error", {}).get("Code", "")
+        stream = self.config.stream
+        if code == "ExpiredIteratorException":
+            return IteratorExpired(str(error))
+        in_shard = operation in ("get_shard_iterator", "get_records")
+        if code in ("ResourceNotFoundException", "InvalidArgumentException") and in_shard:
+            return ShardGone(str(error))
+        if code == "ResourceNotFoundException":
+            return StreamMissing(
+                f"there is no stream {stream} at {self.config.endpoint_url or 'AWS'}"
+                f"{f' in {self.config.region}' if self.config.region else ''}; nothing can be "
+                f"read. Correct --source, the region, or create the stream."
+            )
+        if is_passing(error):
+            return error
+        return KinesisSourceError(
+            f"{operation} on {stream} was refused ({code}: {error}); nothing more can be read. "
+            f"Reading needs kinesis:DescribeStreamSummary, ListShards, GetShardIterator and "
+            f"GetRecords."
+        )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error goes away by itself: throttled, overloaded, unreachable, cut off."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return code in _BUSY or code in _EXPIRED_CREDENTIALS or status == 429 or status >= 500
+    return isinstance(
+        error,
+        botocore.exceptions.HTTPClientError
+        | botocore.exceptions.CredentialRetrievalError
+        | botocore.parsers.ResponseParserError
+        | OSError,
+    )
+
+
+def is_throttling(error: BaseException) -> bool:
+    """Whether we were asked to be slower."""
+    return (
+        isinstance(error, botocore.exceptions.ClientError)
+        and error.response.get("Error", {}).get("Code", "") in _BUSY
+    )
+
+
+def backoff_seconds(attempt: int) -> float:
+    """Full jitter (AWS, "Exponential Backoff And Jitter"), for the ``attempt``-th from 1."""
+    limit = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
+    return random.uniform(limit / 2, limit)
+
+
+def _shard(item: dict[str, Any]) -> Shard:
+    return Shard(
+        id=item["ShardId"],
+        parent=item.get("ParentShardId") or "",
+        adjacent_parent=item.get("AdjacentParentShardId") or "",
+        first_hash=item["HashKeyRange"]["StartingHashKey"],
+        last_hash=item["HashKeyRange"]["EndingHashKey"],
+        closed=bool(item["SequenceNumberRange"].get("EndingSequenceNumber")),
+    )
+
+
+def _ms(at: datetime.datetime) -> int:
+    return round(at.timestamp() * 1000)
