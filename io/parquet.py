@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -35,6 +36,19 @@ def log_partition(occurred_at_ms: int) -> str:
     """Folder of an event in the log: ``date=YYYY-MM-DD/hour=HH``, in UTC."""
     at = datetime.datetime.fromtimestamp(occurred_at_ms / 1000, datetime.UTC)
     return f"date={at:%Y-%m-%d}/hour={at:%H}"
+
+
+def split_by_hour(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The events of each hour with their partition folder, sorted by advertiser."""
+    frame = pl.DataFrame(pl.from_arrow(events))
+    hour = pl.col("occurred_at").dt.truncate("1h")
+    ordered = frame.sort(hour, "advertiser_id", maintain_order=True)
+    hours = ordered.select(hour.dt.epoch("ms")).to_series().rle().struct.unnest()
+    start = 0
+    for length, hour_ms in hours.iter_rows():
+        part = ordered.slice(start, length).to_arrow(compat_level=pl.CompatLevel.newest())
+        start += length
+        yield log_partition(hour_ms), part.cast(events.schema.remove_metadata())
 
 
 def date_partition(at_ms: int) -> str:
@@ -95,16 +109,8 @@ class LogWriter:
             pending.result()
 
     def _write(self, events: pa.Table, block: str, sequence: str) -> None:
-        frame = pl.DataFrame(pl.from_arrow(events))
-        hour = pl.col("occurred_at").dt.truncate("1h")
-        ordered = frame.sort(hour, "advertiser_id", maintain_order=True)
-        hours = ordered.select(hour.dt.epoch("ms")).to_series().rle().struct.unnest()
-        start = 0
-        for length, hour_ms in hours.iter_rows():
-            part = ordered.slice(start, length).to_arrow(compat_level=pl.CompatLevel.newest())
-            part = part.cast(events.schema.remove_metadata())
-            start += length
-            self._file(log_partition(hour_ms), block, sequence, part.schema).write(part)
+        for partition, part in split_by_hour(events):
+            self._file(partition, block, sequence, part.schema).write(part)
 
     def _file(self, partition: str, block: str, sequence: str, schema: pa.Schema) -> _OpenFile:
         key = (block, partition)
@@ -159,7 +165,9 @@ def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def write_table(table: pa.Table, path: str) -> None:
-    """Write a whole table as one file, atomically."""
-    with atomic_write(path) as file, parquet_writer(file, table.schema) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+def write_table(table: pa.Table, path: str) -> int:
+    """Write a whole table as one file, atomically; returns its size in bytes."""
+    with atomic_write(path) as file:
+        with parquet_writer(file, table.schema) as writer:
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        return file.tell()

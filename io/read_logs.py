@@ -28,11 +28,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """From ``chunk_offset`` of a chunk on, bytes come from ``source`` at ``source_offset``."""
+    """From ``chunk_offset`` of a chunk on, bytes come from ``source`` at ``source_offset``.
+
+    ``arrived_ms`` is when a stream took them (milliseconds since the epoch); None for files.
+    """
 
     chunk_offset: int
     source: str
     source_offset: int
+    arrived_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

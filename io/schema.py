@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = "1-0-0"
+SCHEMA_VERSION: Final = "1-1-0"
 """Version of the event schema, SchemaVer style (model-revision-addition)."""
 
 EVENT_TYPES: Final = ("impression", "click", "conversion")
@@ -56,6 +56,7 @@ _PROVENANCE = (
     pa.field("position", pa.int64(), nullable=False),
     pa.field("record_index", pa.int32(), nullable=False),
     pa.field("content_hash", pa.int64(), nullable=False),
+    pa.field("arrived_at", TIMESTAMP),
 )
 
 EVENT_SCHEMA: Final = pa.schema([*_REQUIRED, *_OPTIONAL, *_PROVENANCE])
@@ -63,7 +64,9 @@ EVENT_SCHEMA: Final = pa.schema([*_REQUIRED, *_OPTIONAL, *_PROVENANCE])
 
 ``source`` and ``position`` say where the record came from (a file's address and the byte offset
 of the line in the uncompressed stream), ``record_index`` is the index of the event among those
-that one record gave, ``content_hash`` is the 64-bit XXH3 of the record as it came.
+that one record gave, ``content_hash`` is the 64-bit XXH3 of the record as it came. ``arrived_at``
+is when a stream took the record; logs have none. An event is late by the later of ``received_at``
+and ``arrived_at``.
 """
 
 DECODED_FIELDS: Final = tuple(f.name for f in (*_REQUIRED, *_OPTIONAL) if f.name != "extra")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,28 +11,50 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from adtally.io.arrow import tag
-from adtally.io.dead_letters import DeadLetter, LetterBatch, write_dead_letters
+from adtally.io.arrow import from_ipc, tag
+from adtally.io.dead_letters import (
+    DeadLetter,
+    LetterBatch,
+    decode_lines,
+    encode_lines,
+    write_dead_letters,
+)
 from adtally.io.files import join
+from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
-from adtally.io.parquet import LogWriter, date_partition, write_table
+from adtally.io.parquet import LogWriter, date_partition, split_by_hour, write_table
 from adtally.io.sources import NAMESPACE
 
 
 @dataclass
 class WriteEventLog(beam.PTransform):
-    """Append batches of events to ``folder`` as ``date=/hour=/BLOCK-SEQUENCE.parquet``.
+    """Append batches of events to ``folder``, in hourly partitions ``date=/hour=``.
 
-    Guarantee: at least once. Files appear whole when the bundle ends; a bundle that is run again
-    writes the same names. Batches carry the tags ``block`` and ``sequence``.
+    Guarantee: at least once. Files appear whole when the bundle ends. Batches carry the tags
+    ``block`` and ``sequence``.
+
+    Bounded, files are named BLOCK-SEQUENCE, and a bundle that is run again writes the same names.
+    With ``flush``, batches are collected over blocks, and files named JOB-KEY-PANE-DIGEST: after a
+    restore a row may be there twice, and the views count it once.
+
+    Attributes:
+        folder: such as ``OUTPUT/events``.
+        flush: for streams: when files are written. None for bounded runs.
     """
 
     folder: str
+    flush: Flush | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, events: Any) -> Any:
+        if self.flush is not None:
+            return (
+                events
+                | Collect(self.flush, _block, table_pieces)
+                | "Write log" >> beam.ParDo(_WriteLogPane(self.folder, self.flush))
+            )
         return events | "Write log" >> beam.ParDo(_WriteLog(self.folder))
 
 
@@ -61,27 +83,78 @@ class _WriteLog(beam.DoFn):
             writer.close()
 
 
+def _block(events: pa.Table) -> str:
+    return tag(events, "block")
+
+
+class _WriteLogPane(beam.DoFn):
+    """Writes what was collected for a key: one file for each hour that it has events of."""
+
+    def __init__(self, folder: str, flush: Flush) -> None:
+        self._folder = folder
+        self._flush = flush
+
+    def setup(self) -> None:
+        self._rows = Metrics.counter(NAMESPACE, "log_rows")
+        self._written = FilesWritten("log")
+
+    def process(
+        self, element: tuple[int, Iterable[bytes]], pane: Any = beam.DoFn.PaneInfoParam
+    ) -> None:
+        key, collected = element
+        pieces = list(collected)
+        name = self._flush.name(key, pane.index, digest(pieces))
+        events = pa.concat_tables(from_ipc(piece).replace_schema_metadata(None) for piece in pieces)
+        for partition, part in split_by_hour(events):
+            path = join(self._folder, partition, f"{name}.parquet")
+            self._written.add(write_table(part, path))
+            self._rows.inc(part.num_rows)
+
+
+class FilesWritten:
+    """Counts files and their bytes."""
+
+    def __init__(self, kind: str) -> None:
+        self._files = Metrics.counter(NAMESPACE, f"{kind}_files")
+        self._bytes = Metrics.counter(NAMESPACE, f"{kind}_bytes")
+
+    def add(self, size: int) -> None:
+        self._files.inc()
+        self._bytes.inc(size)
+
+
 @dataclass
 class WriteToParquet(beam.PTransform):
     """Write tables below ``folder`` as ``date=/JOB-PART.parquet``, by date of ``window_start``.
 
     Guarantee: effectively once. Names follow from the job and the tag ``part`` of each table, so
-    a retry replaces a file by the same content.
+    a retry replaces a file by the same content. With ``flush``, tables are collected first and
+    files named JOB-KEY-PANE-DIGEST; after a restore a row may be there twice, or in an older
+    version, and the views take the latest.
 
     Attributes:
         folder: such as ``OUTPUT/summaries/window=60s/generation=0``.
         job: identity of the run's inputs.
         rows_counter: name of the metric that counts rows.
+        flush: for streams: when files are written. None for bounded runs.
     """
 
     folder: str
     job: str
     rows_counter: str
+    flush: Flush | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, tables: Any) -> Any:
+        if self.flush is not None:
+            return (
+                tables
+                | Collect(self.flush, _nowhere, table_pieces)
+                | "Write tables"
+                >> beam.ParDo(_WriteTablesPane(self.folder, self.flush, self.rows_counter))
+            )
         return tables | "Write tables" >> beam.ParDo(
             _WriteTables(self.folder, self.job, self.rows_counter)
         )
@@ -103,6 +176,32 @@ class _WriteTables(beam.DoFn):
         self._rows.inc(table.num_rows)
 
 
+def _nowhere(element: Any) -> str:
+    return ""
+
+
+class _WriteTablesPane(beam.DoFn):
+    def __init__(self, folder: str, flush: Flush, rows_counter: str) -> None:
+        self._folder = folder
+        self._flush = flush
+        self._rows_counter = rows_counter
+
+    def setup(self) -> None:
+        self._rows = Metrics.counter(NAMESPACE, self._rows_counter)
+        self._written = FilesWritten("table")
+
+    def process(
+        self, element: tuple[int, Iterable[bytes]], pane: Any = beam.DoFn.PaneInfoParam
+    ) -> None:
+        key, collected = element
+        pieces = list(collected)
+        name = self._flush.name(key, pane.index, digest(pieces))
+        tables = pa.concat_tables(from_ipc(piece).replace_schema_metadata(None) for piece in pieces)
+        for date, part in split_by_date(tables):
+            self._written.add(write_table(part, join(self._folder, date, f"{name}.parquet")))
+        self._rows.inc(tables.num_rows)
+
+
 def split_by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The parts of a table by the date of ``window_start``, with their partition folders."""
     plain = table.replace_schema_metadata(None)
@@ -118,15 +217,23 @@ class WriteDeadLetters(beam.PTransform):
     """Write dead letters below ``folder`` as ``date=/BLOCK-SEQUENCE.jsonl.gz``.
 
     Guarantee: at least once, as the event log: one file per block of input, whole when the bundle
-    ends, under the same name when it is run again.
+    ends, under the same name when it is run again. With ``flush``, letters of a stream are
+    collected first and files named JOB-KEY-PANE-DIGEST.
     """
 
     folder: str
+    flush: Flush | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, letters: Any) -> Any:
+        if self.flush is not None:
+            return (
+                letters
+                | Collect(self.flush, _nowhere, _lines)
+                | "Write letters" >> beam.ParDo(_WriteLettersPane(self.folder, self.flush))
+            )
         return letters | "Write letters" >> beam.ParDo(_WriteLetters(self.folder))
 
 
@@ -157,6 +264,29 @@ class _WriteLetters(beam.DoFn):
         if batch is not None and batch.letters:
             write_dead_letters(batch.letters, self._folder, f"{batch.block}-{batch.sequence:05d}")
             self._written.inc(len(batch.letters))
+
+
+def _lines(batch: LetterBatch) -> list[bytes]:
+    return [encode_lines(batch.letters)]
+
+
+class _WriteLettersPane(beam.DoFn):
+    def __init__(self, folder: str, flush: Flush) -> None:
+        self._folder = folder
+        self._flush = flush
+
+    def setup(self) -> None:
+        self._count = Metrics.counter(NAMESPACE, "dead_letters_written")
+
+    def process(
+        self, element: tuple[int, Iterable[bytes]], pane: Any = beam.DoFn.PaneInfoParam
+    ) -> None:
+        key, collected = element
+        pieces = list(collected)
+        letters = [letter for piece in pieces for letter in decode_lines(piece)]
+        name = self._flush.name(key, pane.index, digest(pieces))
+        write_dead_letters(letters, self._folder, name)
+        self._count.inc(len(letters))
 
 
 def batch_by_content(letters: list[DeadLetter]) -> LetterBatch:

@@ -76,10 +76,13 @@ def _quoted(text: str) -> str:
 
 def _parquet(output: str, kind: str, like: pa.Schema) -> str:
     pattern = join(output, kind, "**", "*.parquet")
+    columns = (f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {field.name}" for field in like)
+    nothing = f"SELECT {', '.join(columns)} WHERE false"
     if not _any(output, kind, ".parquet"):
-        columns = (f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {field.name}" for field in like)
-        return f"(SELECT {', '.join(columns)} WHERE false)"
-    return f"read_parquet({_quoted(pattern)}, hive_partitioning = false, union_by_name = true)"
+        return f"({nothing})"
+    files = f"read_parquet({_quoted(pattern)}, hive_partitioning = false, union_by_name = true)"
+    # Fields that were added since all of the files were written are null.
+    return f"(SELECT * FROM {files} UNION ALL BY NAME {nothing})"
 
 
 def _letters(output: str) -> str:

@@ -9,7 +9,9 @@ SELECT
     * EXCLUDE (copy),
     make_timestamp(window_ms * 1000) AT TIME ZONE 'UTC' AS window_start,
     coalesce(
-        epoch_ms(received_at) > window_ms + ${window_ms} + ${allowed_lateness_ms}, false
+        epoch_ms(greatest(received_at, arrived_at))
+            > window_ms + ${window_ms} + ${allowed_lateness_ms},
+        false
     ) AS late
 FROM (
     SELECT

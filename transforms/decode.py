@@ -44,7 +44,7 @@ class Plausible:
     Attributes:
         earliest_ms: the first plausible ``occurred_at``; before 2000 there was no ad tracking.
         ahead_ms: how far ``occurred_at`` may lie after ``received_at``, or after ``now`` where a
-            record does not say when it was received. A day covers clocks in a wrong time zone.
+            record does not say when it was received, after its arrival in the stream or ``now``. A day covers clocks in a wrong time zone.
     """
 
     earliest_ms: int = 946_684_800_000
@@ -97,7 +97,9 @@ def decode(
     for index, event in enumerate(mapping.events):
         rows, part = _chosen(texts, event)
         matched[rows] = True
-        frame, failed = _typed(part, event, now_ms, plausible or Plausible())
+        arrived = common["arrived_at"][rows] if common["arrived_at"].count() else None
+        now = now_ms if arrived is None else arrived.fill_null(now_ms)
+        frame, failed = _typed(part, event, now, plausible or Plausible())
         failures = {int(rows[at]): failure for at, failure in failed.items()} | failures
         frames.append(_with_common(frame, common, rows, index))
     failures |= {int(row): _unmatched(mapping) for row in np.flatnonzero(~matched)}
@@ -147,7 +149,7 @@ def _raw(name: str) -> pl.Expr:
 
 
 def _typed(
-    texts: pl.DataFrame, event: EventMapping, now_ms: int, plausible: Plausible
+    texts: pl.DataFrame, event: EventMapping, now_ms: int | pl.Series, plausible: Plausible
 ) -> tuple[pl.DataFrame, dict[int, Failure]]:
     """Typed columns of one event rule, and the rows that fail.
 
@@ -166,8 +168,10 @@ def _typed(
     kept = raw.select(pl.col(names).name.prefix("raw "))
     typed = raw.with_columns(converted)
     checks = [*_conversions(fields), *_requirements(fields)]
-    checks += [*_currency_checks(fields), *_plausibility(fields, now_ms, plausible)]
-    both = typed.hstack(kept)
+    both, now = typed.hstack(kept), pl.lit(now_ms if isinstance(now_ms, int) else 0)
+    if isinstance(now_ms, pl.Series):
+        both, now = both.with_columns(now_ms.alias("now")), pl.col("now")
+    checks += [*_currency_checks(fields), *_plausibility(fields, now, plausible)]
     masks = both.select(
         check.failed.fill_null(False).alias(str(index)) for index, check in enumerate(checks)
     )
@@ -253,15 +257,15 @@ def _currency_checks(fields: dict[str, FieldRule]) -> Iterator[_Check]:
 
 
 def _plausibility(
-    fields: dict[str, FieldRule], now_ms: int, plausible: Plausible
+    fields: dict[str, FieldRule], now: pl.Expr, plausible: Plausible
 ) -> Iterator[_Check]:
-    occurred, received = pl.col("occurred_at"), pl.lit(now_ms)
+    occurred, received = pl.col("occurred_at"), now
     if "received_at" in fields:  # which is often the clock of the machine that got it wrong
         received = pl.col("received_at")
-        ahead = received > now_ms + plausible.ahead_ms
+        ahead = received > now + plausible.ahead_ms
         why = "It is implausible: more than a day after now; check the clock, or its time format."
         yield _Check("implausible_time", "received_at", ahead, why)
-        received = received.fill_null(now_ms)
+        received = received.fill_null(now)
     wrong = (occurred < plausible.earliest_ms) | (occurred > received + plausible.ahead_ms)
     why = (
         "It is implausible: before the year 2000, or more than a day after it was received; "
@@ -271,17 +275,19 @@ def _plausibility(
 
 
 def _provenance(chunk: LogChunk, offsets: np.ndarray) -> pl.DataFrame:
-    """``source`` and ``position`` of each line."""
+    """``source``, ``position`` and ``arrived_at`` (ms) of each line."""
     starts = np.array([segment.chunk_offset for segment in chunk.segments], dtype=np.int64)
     bases = np.array([segment.source_offset for segment in chunk.segments], dtype=np.int64)
     index = np.searchsorted(starts, offsets, side="right") - 1
     names = pl.Series([segment.source for segment in chunk.segments], dtype=pl.String)
+    arrived = pl.Series([segment.arrived_ms for segment in chunk.segments], dtype=pl.Int64)
     return pl.DataFrame(
         {
             "source": names.gather(index.astype(np.uint32)),
             "position": offsets - starts[index] + bases[index] if len(offsets) else offsets,
+            "arrived_at": arrived.gather(index.astype(np.uint32)),
         },
-        schema={"source": pl.String, "position": pl.Int64},
+        schema={"source": pl.String, "position": pl.Int64, "arrived_at": pl.Int64},
     )
 
 
@@ -311,7 +317,8 @@ def _assembled(frames: Iterable[pl.DataFrame], failures: dict[int, Failure]) -> 
         parts.append(_with_event_id(good.with_columns(missing)))
     frame = pl.concat([part.select(schema.EVENT_SCHEMA.names) for part in parts])
     times = [
-        pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC") for name in TIME_FIELDS
+        pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+        for name in (*TIME_FIELDS, "arrived_at")
     ]
     table = frame.with_columns(times).to_arrow(compat_level=pl.CompatLevel.newest())
     return table.cast(schema.EVENT_SCHEMA)

@@ -88,7 +88,8 @@ def slice_events(events: pa.Table, spec: SliceSpec) -> Sliced:
     late = pl.lit(False)
     if spec.allowed_lateness_ms is not None:
         deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
-        late = (pl.col("received_at").dt.epoch("ms") > deadline).fill_null(False)
+        received = pl.max_horizontal("received_at", "arrived_at").dt.epoch("ms")
+        late = (received > deadline).fill_null(False)
     ranged = frame.filter(within(occurred, occurred + 1, spec.ranges)) if spec.ranges else frame
     is_late = ranged.select(late.alias("late")).to_series()
     late_frame, counted = ranged.clear(), ranged
