@@ -48,7 +48,7 @@ __all__ = [
     "templates_installed",
 ]
 
-TEMPLATE_VERSION: Final = 1
+TEMPLATE_VERSION: Final = 2
 """Rises with every change of the mappings; an older template has to be set up again."""
 
 KINDS: Final = ("summaries", "flags")
@@ -71,6 +71,8 @@ def index_template(config: ElasticsearchConfig, kind: str) -> dict[str, Any]:
         source = schema.summary_schema(schema.DIMENSIONS)
     properties = {field.name: _mapped(field) for field in source}
     properties["updated_at"] = {"type": "date"}
+    properties["pane_timing"] = {"type": "keyword"}
+    properties["pane_index"] = {"type": "long"}
     return {
         "index_patterns": [config.index_pattern(kind)],
         "version": TEMPLATE_VERSION,

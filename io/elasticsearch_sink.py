@@ -17,6 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from elasticsearch import Elasticsearch
 
 from adtally.io import schema
+from adtally.io.arrow import tag
 from adtally.io.dead_letters import DeadLetter
 from adtally.io.elasticsearch import KINDS, check_templates
 from adtally.io.elasticsearch_bulk import BulkCounts, BulkWriter, Document, Refused
@@ -132,7 +133,9 @@ class _WriteDocuments(beam.DoFn):
 def documents(
     table: pa.Table | pa.RecordBatch, kind: str, config: ElasticsearchConfig, now_ms: int
 ) -> list[Document]:
-    """Rows as documents, with ``updated_at`` added; times are RFC 3339 in UTC, to the ms.
+    """Rows as documents, with ``updated_at`` and, if the table has it, its pane added.
+
+    Times are RFC 3339 in UTC, to the ms. ``pane_timing`` is ``early``, ``on_time`` or ``late``.
 
     Args:
         table: or record batch, as :func:`adtally.io.schema.summary_schema` or ``FLAG_SCHEMA``.
@@ -149,9 +152,15 @@ def documents(
     dimensions: list[str] = [name for name in schema.DIMENSIONS if name in frame.columns]
     shown = frame.with_columns(times.dt.strftime(TIME_FORMAT))
     encode = msgspec.json.Encoder().encode
+    tags = table.schema.metadata or {}
+    pane: dict[str, Any] = {}
+    if b"adtally.pane_timing" in tags:
+        pane = {"pane_timing": tag(table, "pane_timing")}
+        pane["pane_index"] = int(tag(table, "pane_index"))
     made = []
     for row, month, start in zip(shown.iter_rows(named=True), months, start_ms, strict=True):
         row["updated_at"] = updated_at
+        row |= pane
         index = f"{config.index_prefix}-{kind}-{month}"
         identity = document_id(kind, row, dimensions, start)
         action = {

@@ -39,7 +39,7 @@ class Flush:
     """
 
     job: str
-    seconds: float = 300.0
+    seconds: int = 300
     keys: int = 1
     pieces: int = PIECES
 

@@ -133,7 +133,7 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
 
 def execute(job: Job, request: Request, watch: Watch) -> Report:
     """Run a job, watched; check that its counts add up; leave the views beside the data."""
-    _check_elasticsearch(job)
+    check_elasticsearch(job)
     if "://" not in job.output:
         remove_leftovers(job.output)
     stored = sum(block.stored_bytes for block in job.blocks)
@@ -151,7 +151,7 @@ def execute(job: Job, request: Request, watch: Watch) -> Report:
     return report
 
 
-def _check_elasticsearch(job: Job) -> None:
+def check_elasticsearch(job: Job) -> None:
     """Make sure of the cluster and its templates before an hour of decoding, not after."""
     if job.elasticsearch is None:
         return

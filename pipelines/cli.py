@@ -21,6 +21,7 @@ from adtally.pipelines.options import (
     run_options,
     tally_options,
 )
+from adtally.pipelines.stream_cli import stream_options
 
 USAGE_ERRORS = frozenset(
     {
@@ -28,6 +29,8 @@ USAGE_ERRORS = frozenset(
         "ElasticsearchConfigError",
         "GenerateError",
         "ManifestError",
+        "MissingSystemPart",
+        "StreamMissing",
         "MappingError",
         "NoInput",
         "TemplatesMissing",
@@ -91,6 +94,54 @@ def backfill(ctx: click.Context, /, **given: Any) -> None:
         outcome = runs.backfill(request, _watch(console, given))
         _show(outcome, console)
         _limit_dead_letters(outcome.report, given["max_dead_letter_ratio"])
+
+
+@cli.command(cls=PassThrough)
+@stream_options
+@output_option
+@tally_options
+@elasticsearch_options
+@click.option(
+    "--elasticsearch-setup",
+    is_flag=True,
+    help="Install the index templates first, as 'adtally elasticsearch setup' does.",
+)
+@run_options
+@config_option
+@click.pass_context
+def stream(ctx: click.Context, /, **given: Any) -> None:
+    """Read a live stream; write what a backfill writes, minute by minute.
+
+    DirectRunner means Prism here, which keeps no state: after a kill the stream is read again from
+    before the oldest open window. FlinkRunner keeps its state in checkpoints.
+    """
+    with _failures(given["debug"]):
+        from adtally.pipelines import stream as runs
+        from adtally.pipelines.stream_cli import attend, request_of
+
+        _refuse_strays(ctx)
+        request = request_of(given, tuple(ctx.args), _elasticsearch(given))
+        if given["elasticsearch_setup"]:
+            _install_templates(request)
+        console = Console(stderr=True)
+        if given["stop_at"] is not None:
+            outcome = runs.read_up_to_now(request, given["runner"], _watch(console, given))
+            _show(outcome, console)
+            _limit_dead_letters(outcome.report, given["max_dead_letter_ratio"])
+            return
+        job, result = runs.stream(request)
+        console.print(f"output   {job.output}", soft_wrap=True)
+        console.print(f"look     duckdb -init {job.output}/views.sql", soft_wrap=True)
+        if given["detach"]:
+            return
+        try:
+            attend(result, given["quiet"])
+        except KeyboardInterrupt:
+            if given["runner"] == "FlinkRunner" and given["flink_environment"]:
+                console.print("the job runs on; end it through Flink, with a savepoint")
+                return
+            result.cancel()
+            console.print("ended; the next start reads again from before the oldest open window")
 
 
 @cli.command(cls=PassThrough)

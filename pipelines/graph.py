@@ -12,6 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from adtally.io.dead_letter_source import ReadDeadLetters
 from adtally.io.dead_letters import DeadLetter
+from adtally.io.kinesis_chunks import ToChunks
 from adtally.io.sinks import (
     WriteDeadLetters,
     WriteEventLog,
@@ -21,24 +22,31 @@ from adtally.io.sinks import (
 from adtally.io.sources import ReadEventLog, ReadLogs
 from adtally.pipelines.job import Job
 from adtally.transforms.decode_events import DecodeEvents
-from adtally.transforms.tally_windows import RollUpWindows, SliceByWindow, TallyWindows
+from adtally.transforms.tally_windows import (
+    RollUpWindows,
+    SliceByWindow,
+    TallyWindows,
+    WithoutEarly,
+)
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """Wire a run: events in, log, summaries, flags, dead letters out."""
     events, dead_letters = read_events(pipeline, job)
     if not job.retally:
-        events | "WriteEventLog" >> WriteEventLog(job.folder("events"))
+        events | "WriteEventLog" >> WriteEventLog(job.folder("events"), job.flush(job.log_writers))
     if job.tally:
         sliced = events | "SliceByWindow" >> SliceByWindow(job.slice_spec, job.scratch_folder)
-        sliced.late | "WriteLate" >> WriteToParquet(job.folder("late"), job.id, "late_rows")
+        sliced.late | "WriteLate" >> WriteToParquet(
+            job.folder("late"), job.id, "late_rows", job.flush()
+        )
         windowing = job.windowing(job.settings.window_seconds)
         tallied = sliced.slices | "TallyWindows" >> TallyWindows(job.tally_spec, windowing)
         dead_letters += write_summaries(tallied.summaries, job)
         dead_letters += write_flags(tallied.flags, job)
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
-        letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"))
+        letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())
 
 
 def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
@@ -52,9 +60,12 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
         )
         chunks.append(letters.chunks)
         dead_letters.append(letters.kept)
+    for index, read in enumerate(job.reads):
+        batches = pipeline | f"ReadKinesis{index or ''}" >> read
+        chunks.append(batches | f"KinesisChunks{index or ''}" >> ToChunks())
     if chunks:
         decoded = one(chunks, "AllChunks") | "DecodeEvents" >> DecodeEvents(
-            job.mapping, job.started_ms, job.settings.plausible, job.scratch_folder
+            job.mapping, job.decoded_at_ms, job.settings.plausible, job.scratch_folder
         )
         sources.append(decoded.events)
         dead_letters.append(decoded.dead_letters)
@@ -74,22 +85,30 @@ def write_summaries(summaries: Any, job: Job) -> list[Any]:
     """Base windows and their roll-ups, to every sink; returns dead letters."""
     base = job.settings.window_seconds
     by_window = {base: summaries}
+    settled = without_early(summaries, "SettledSummaries", job)
     for seconds in job.settings.rollup_seconds:
-        by_window[seconds] = summaries | f"RollUp{seconds}s" >> RollUpWindows(
+        by_window[seconds] = settled | f"RollUp{seconds}s" >> RollUpWindows(
             job.tally_spec, seconds * 1000, job.windowing(seconds), job.ranges
         )
     dead_letters = []
     for seconds, rows in by_window.items():
         counter = "summary_rows" if seconds == base else f"summary_rows_{seconds}s"
         folder = job.folder("summaries", seconds)
-        rows | f"WriteSummaries{seconds}s" >> WriteToParquet(folder, job.id, counter)
+        kept = without_early(rows, f"SettledRollUp{seconds}s", job) if seconds != base else settled
+        kept | f"WriteSummaries{seconds}s" >> WriteToParquet(folder, job.id, counter, job.flush())
         dead_letters += write_documents(rows, "summaries", f"IndexSummaries{seconds}s", job)
     return dead_letters
 
 
+def without_early(tables: Any, label: str, job: Job) -> Any:
+    """Without early panes, of which bounded runs have none."""
+    return tables if job.streaming is None else tables | label >> WithoutEarly()
+
+
 def write_flags(flags: Any, job: Job) -> list[Any]:
     """Flags to every sink; returns dead letters."""
-    flags | "WriteFlags" >> WriteToParquet(job.folder("flags"), job.id, "flag_rows")
+    settled = without_early(flags, "SettledFlags", job)
+    settled | "WriteFlags" >> WriteToParquet(job.folder("flags"), job.id, "flag_rows", job.flush())
     return write_documents(flags, "flags", "IndexFlags", job)
 
 

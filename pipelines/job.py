@@ -6,12 +6,14 @@ import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from adtally.io import schema
 from adtally.io.files import join
+from adtally.io.flush import Flush
+from adtally.io.kinesis import ReadFromKinesis
 from adtally.io.logs import Block, identity
 from adtally.transforms.decode import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
@@ -101,12 +103,35 @@ def _check_window(seconds: int) -> None:
 
 
 @dataclass(frozen=True)
+class Streaming:
+    """How an unbounded run computes and writes.
+
+    Attributes:
+        id: identity of this start of the stream, part of the names of its files.
+        pane_seconds: between early panes, and between late ones.
+        flush_seconds: the longest that events and rows wait to be written to files.
+        writers: files of the event log that are collected side by side.
+    """
+
+    id: str
+    pane_seconds: int = 10
+    flush_seconds: int = 300
+    writers: int = 2
+
+
+ROLLUP_PANE_SECONDS: Final = 60
+"""Between panes of a roll-up: it is made of on-time and later panes, so news is rarer."""
+
+
+@dataclass(frozen=True)
 class Job:
-    """A bounded run.
+    """One run, bounded or not.
 
     Attributes:
         output: folder or URI that everything is written below.
-        blocks: what is read.
+        blocks: files that are read.
+        reads: streams that are read.
+        streaming: None for a bounded run.
         mapping: how foreign records become events.
         settings: what is computed.
         started_ms: when the run began.
@@ -131,12 +156,35 @@ class Job:
     retally: bool = False
     tally: bool = True
     scratch_folder: str = ""
+    reads: tuple[ReadFromKinesis, ...] = ()
+    streaming: Streaming | None = None
 
     @property
     def id(self) -> str:
-        """Identity of the inputs and the range: the same run has the same, whenever it is made."""
+        """Identity of the inputs and the range: the same run has the same, whenever it is made.
+
+        A stream that is started again is another run.
+        """
+        if self.streaming is not None:
+            return self.streaming.id
         names = sorted(block.name for block in self.blocks)
+        names += [f"{read.config.stream} {read.start_ms} {read.stop_ms}" for read in self.reads]
         return identity([*names, self.ranges, self.generation])
+
+    @property
+    def decoded_at_ms(self) -> int | None:
+        """What dead letters are stamped with; None for the moment, as a stream has no other."""
+        return self.started_ms if self.streaming is None else None
+
+    @property
+    def log_writers(self) -> int:
+        return 1 if self.streaming is None else self.streaming.writers
+
+    def flush(self, keys: int = 1) -> Flush | None:
+        """When sinks of a stream write files; None for a bounded run, which writes as it goes."""
+        if self.streaming is None:
+            return None
+        return Flush(self.streaming.id, self.streaming.flush_seconds, keys)
 
     @property
     def json_blocks(self) -> tuple[Block, ...]:
@@ -181,8 +229,20 @@ class Job:
         )
 
     def windowing(self, window_seconds: int) -> Windowing:
-        """Beam's windows for computing ``window_seconds``: a day, or that window if longer."""
-        return Windowing.batch(math.lcm(window_seconds * 1000, DAY_MS))
+        """Beam's windows for computing ``window_seconds``.
+
+        Bounded: a day, or that window if longer; in a stream the window itself.
+        """
+        window_ms = window_seconds * 1000
+        if self.streaming is None:
+            return Windowing.batch(math.lcm(window_ms, DAY_MS))
+        base = window_seconds == self.settings.window_seconds
+        return Windowing.streaming(
+            window_ms,
+            self.streaming.pane_seconds if base else ROLLUP_PANE_SECONDS,
+            self.settings.allowed_lateness_seconds * 1000,
+            hops=1 if base else 2,
+        )
 
     def folder(self, kind: str, window_seconds: int | None = None) -> str:
         """Where a kind of output lies."""

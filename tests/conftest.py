@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
-from tests.nodes import started_node
+from adtally.runners.local.kinesis_server import KinesisServer
+from tests.nodes import started_kinesis, started_node
 
 REAL_CLICKS = Path(__file__).parents[2] / "shared" / "data" / "clicks"
 
@@ -27,3 +28,11 @@ def elasticsearch_node() -> Iterator[ElasticsearchNode]:
     node = started_node()
     yield node
     node.stop()
+
+
+@pytest.fixture(scope="session")
+def kinesis_server() -> Iterator[KinesisServer]:
+    """A running Kinesis, shared by the session; tests keep apart by stream."""
+    server = started_kinesis()
+    yield server
+    server.stop()

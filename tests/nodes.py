@@ -6,7 +6,9 @@ import os
 
 import pytest
 
+from adtally.runners.local import service
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode, MissingSystemPart
+from adtally.runners.local.kinesis_server import KinesisServer
 
 
 def started_node(settings: dict[str, str] | None = None) -> ElasticsearchNode:
@@ -19,3 +21,15 @@ def started_node(settings: dict[str, str] | None = None) -> ElasticsearchNode:
             raise
         pytest.skip(str(error))
     return node
+
+
+def started_kinesis() -> KinesisServer:
+    """A Kinesis that runs; the test is skipped without Node.js, and fails without it in CI."""
+    server = KinesisServer()
+    try:
+        server.start()
+    except service.MissingSystemPart as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return server

@@ -43,8 +43,9 @@ class Plausible:
 
     Attributes:
         earliest_ms: the first plausible ``occurred_at``; before 2000 there was no ad tracking.
-        ahead_ms: how far ``occurred_at`` may lie after ``received_at``, or after ``now`` where a
-            record does not say when it was received, after its arrival in the stream or ``now``. A day covers clocks in a wrong time zone.
+        ahead_ms: how far ``occurred_at`` may lie after ``received_at``, or where a record does not
+            say when it was received, after its arrival in a stream, or after ``now``. A day covers
+            clocks in a wrong time zone.
     """
 
     earliest_ms: int = 946_684_800_000

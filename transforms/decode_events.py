@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,13 +31,14 @@ class DecodeEvents(beam.PTransform):
 
     Attributes:
         mapping: how records become events.
-        now_ms: when the run began, stamped on dead letters.
+        now_ms: when the run began, stamped on dead letters; None in streams, which have no such
+            moment, for the time of decoding.
         plausible: limits of event times.
         progress_folder: see :class:`adtally.io.progress.ProgressWriter`.
     """
 
     mapping: Mapping
-    now_ms: int
+    now_ms: int | None
     plausible: Plausible = Plausible()
     progress_folder: str = ""
 
@@ -52,7 +54,7 @@ class DecodeEvents(beam.PTransform):
 
 class _Decode(beam.DoFn):
     def __init__(
-        self, mapping: Mapping, now_ms: int, plausible: Plausible, progress_folder: str
+        self, mapping: Mapping, now_ms: int | None, plausible: Plausible, progress_folder: str
     ) -> None:
         self._mapping = mapping
         self._now_ms = now_ms
@@ -65,7 +67,8 @@ class _Decode(beam.DoFn):
         self._count = {name: Metrics.counter(NAMESPACE, name) for name in names}
 
     def process(self, chunk: LogChunk) -> Iterator[Any]:
-        decoded = decode(chunk, self._mapping, now_ms=self._now_ms, plausible=self._plausible)
+        now_ms = round(time.time() * 1000) if self._now_ms is None else self._now_ms
+        decoded = decode(chunk, self._mapping, now_ms=now_ms, plausible=self._plausible)
         dead = len(decoded.dead_letters)
         self._count["records_read"].inc(decoded.records)
         self._count["records_decoded"].inc(decoded.records - dead)
@@ -73,7 +76,7 @@ class _Decode(beam.DoFn):
         self._count["files_unreadable"].inc(len(chunk.unreadable))
         self._count["events"].inc(decoded.events.num_rows)
         yield decoded.events
-        letters = decoded.dead_letters + unreadable_letters(chunk, self._now_ms)
+        letters = decoded.dead_letters + unreadable_letters(chunk, now_ms)
         if letters:
             yield TaggedOutput(DEAD_LETTERS, LetterBatch(chunk.block, chunk.sequence, letters))
         self._progress.add(

@@ -13,6 +13,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.windowed_value import PaneInfoTiming
 
 from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
 from adtally.io.sources import NAMESPACE
@@ -26,6 +27,15 @@ SLICES: Final = "slices"
 LATE: Final = "late"
 SUMMARIES: Final = "summaries"
 FLAGS: Final = "flags"
+TIMING: Final = "pane_timing"
+INDEX: Final = "pane_index"
+EARLY: Final = "early"
+
+
+ARRIVAL_SLACK_MS: Final = 120_000
+"""Beam keeps a window this much longer than events of it count. Whether one counts is decided by
+its arrival, and the watermark follows arrival: without slack, an event that arrives in the last
+moment could reach its window just after Beam has dropped it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,31 @@ class Windowing:
     def batch(cls, beam_window_ms: int) -> Windowing:
         """Each window once, when all input has been read."""
         return cls(beam_window_ms, trigger.DefaultTrigger(), trigger.AccumulationMode.DISCARDING, 0)
+
+    @classmethod
+    def streaming(
+        cls, beam_window_ms: int, pane_seconds: int, allowed_lateness_ms: int, hops: int = 1
+    ) -> Windowing:
+        """Early panes, one when the watermark passes, and late ones; each only with news.
+
+        Args:
+            beam_window_ms: the window itself.
+            pane_seconds: processing time between early panes, and between late ones; Beam takes whole
+                seconds.
+            allowed_lateness_ms: how late events count.
+            hops: windows that data passes up to here; each needs its slack.
+        """
+        again = trigger.AfterProcessingTime(pane_seconds)
+        return cls(
+            beam_window_ms,
+            trigger.AfterWatermark(early=again, late=again),
+            trigger.AccumulationMode.ACCUMULATING,
+            allowed_lateness_ms + hops * ARRIVAL_SLACK_MS,
+        )
+
+    @property
+    def accumulates(self) -> bool:
+        return bool(self.accumulation_mode == trigger.AccumulationMode.ACCUMULATING)
 
     def into(self) -> beam.WindowInto:
         """Beam's window transform for this."""
@@ -133,33 +168,40 @@ class TallyWindows(beam.PTransform):
             | "Window" >> self.windowing.into()
             | "Group by shard" >> beam.GroupByKey()
             | "Tally"
-            >> beam.ParDo(_Tally(self.spec))
+            >> beam.ParDo(_Tally(self.spec, self.windowing.accumulates))
             .with_outputs(FLAGS, main=SUMMARIES)
             .with_output_types(pa.Table)
         )
 
 
 class _Tally(beam.DoFn):
-    def __init__(self, spec: TallySpec) -> None:
+    def __init__(self, spec: TallySpec, accumulating: bool) -> None:
         self._spec = spec
+        self._accumulating = accumulating
 
     def setup(self) -> None:
-        names = ("events_counted", "duplicates", "givt_clicks", "flags", "log_copies")
-        self._count = {name: Metrics.counter(NAMESPACE, name) for name in names}
+        self._count = Counters()
 
     def process(
-        self, element: tuple[int, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
+        self,
+        element: tuple[int, Iterable[bytes]],
+        window: Any = beam.DoFn.WindowParam,
+        pane: Any = beam.DoFn.PaneInfoParam,
     ) -> Iterator[Any]:
         shard, slices = element
         result = tally([from_ipc(take(part)) for part in slices], self._spec)
-        part = _part_name(shard, window)
-        yield with_tag(result.summaries, part=part)
+        tags = {"part": _part_name(shard, window), **pane_tags(pane)}
+        yield with_tag(result.summaries, **tags)
         if result.flags.num_rows:
-            yield TaggedOutput(FLAGS, with_tag(result.flags, part=part))
-        self._count["log_copies"].inc(result.copies)
-        self._add_up(result.summaries)
-        flags = pl.Series(result.flags["flags"])
-        self._count["flags"].inc(int(flags.list.len().sum()))
+            yield TaggedOutput(FLAGS, with_tag(result.flags, **tags))
+        self._count.add(f"panes_{tags[TIMING]}", 1)
+        if pane.index <= 0:  # later panes hold the events of the earlier ones again
+            self._count.add("windows", 1)
+        if not self._accumulating:
+            self._count.add("log_copies", result.copies)
+            self._add_up(result.summaries)
+            flags = pl.Series(result.flags["flags"])
+            self._count.add("flags", int(flags.list.len().sum()))
 
     def _add_up(self, summaries: pa.Table) -> None:
         sums = pl.DataFrame(pl.from_arrow(summaries)).select(
@@ -167,9 +209,9 @@ class _Tally(beam.DoFn):
         )
         row = sums.row(0, named=True)
         counted = row["impressions"] + row["clicks"] + row["conversions"]
-        self._count["events_counted"].inc(counted)
-        self._count["duplicates"].inc(row["duplicates"])
-        self._count["givt_clicks"].inc(row["givt_clicks"])
+        self._count.add("events_counted", counted)
+        self._count.add("duplicates", row["duplicates"])
+        self._count.add("givt_clicks", row["givt_clicks"])
 
 
 @dataclass
@@ -204,6 +246,36 @@ class RollUpWindows(beam.PTransform):
         )
 
 
+class Counters:
+    """Counters by name, made when they are first needed."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def add(self, name: str, amount: int) -> None:
+        if name not in self._made:
+            self._made[name] = Metrics.counter(NAMESPACE, name)
+        self._made[name].inc(amount)
+
+
+def pane_tags(pane: Any) -> dict[str, str]:
+    """What a row's pane was: ``early``, ``on_time`` or ``late``, and its number in the window."""
+    timing = {PaneInfoTiming.EARLY: EARLY, PaneInfoTiming.LATE: "late"}.get(pane.timing, "on_time")
+    return {TIMING: timing, INDEX: str(max(0, pane.index))}
+
+
+@dataclass
+class WithoutEarly(beam.PTransform):
+    """Leave out what early panes gave: it is for those who look, not for files."""
+
+    def expand(self, tables: Any) -> Any:
+        return tables | beam.Filter(_not_early).with_output_types(pa.Table)
+
+
+def _not_early(table: pa.Table) -> bool:
+    return tag(table, TIMING) != EARLY
+
+
 def _part_name(shard: int, window: Any) -> str:
     return f"{window.start.micros // 1_000_000}-{shard:04d}"
 
@@ -219,7 +291,10 @@ class _RollUp(beam.DoFn):
         self._ranges = ranges
 
     def process(
-        self, element: tuple[int, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
+        self,
+        element: tuple[int, Iterable[bytes]],
+        window: Any = beam.DoFn.WindowParam,
+        pane: Any = beam.DoFn.PaneInfoParam,
     ) -> Iterator[pa.Table]:
         shard, tables = element
         spec = self._spec
@@ -237,4 +312,4 @@ class _RollUp(beam.DoFn):
             whole = frame.select(within(start, end, self._ranges)).to_series()
             kept = rolled.filter(whole.to_arrow())
         if kept.num_rows:
-            yield with_tag(kept, part=_part_name(shard, window))
+            yield with_tag(kept, part=_part_name(shard, window), **pane_tags(pane))

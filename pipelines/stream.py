@@ -1,0 +1,208 @@
+"""Unbounded runs: a live stream through the same graph as logs."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from adtally.io.files import join, list_paths
+from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
+from adtally.io.kinesis_shards import TRIM_HORIZON
+from adtally.pipelines.backfill import (
+    Outcome,
+    Request,
+    checked_output,
+    execute,
+    leave_views,
+    now_ms,
+    record_run,
+    settle_manifest,
+)
+from adtally.pipelines.graph import build
+from adtally.pipelines.job import ConfigError, Job, Settings, Streaming
+from adtally.pipelines.progress import Watch
+from adtally.runners.unbounded import start
+from adtally.transforms.mapping import Mapping, identity_mapping
+
+if TYPE_CHECKING:
+    from adtally.io.elasticsearch import ElasticsearchConfig
+
+JOB_PREFIX: Final = "stream-"
+RESTART_MARGIN_MS: Final = 600_000
+"""Read again before the point where reading has to begin after a start without state: events may
+have been dated ahead, and the log may have been written a little earlier than summaries."""
+
+_LOG = logging.getLogger("adtally")
+
+
+@dataclass(frozen=True)
+class StreamRequest:
+    """What a user asked for; see ``adtally stream --help``.
+
+    Attributes:
+        reads: the streams; ``start_ms`` of None-like positions is settled by :func:`prepare`.
+        resume: begin where the output ends (DESIGN: a start without state never begins at the
+            tip), whatever ``reads`` say.
+        arguments: Beam options, with the runner.
+    """
+
+    reads: tuple[ReadFromKinesis, ...]
+    output: str
+    settings: Settings
+    mapping: Mapping = field(default_factory=identity_mapping)
+    elasticsearch: ElasticsearchConfig | None = None
+    pane_seconds: int = 10
+    flush_seconds: int = 300
+    writers: int = 2
+    resume: bool = True
+    arguments: tuple[str, ...] = ()
+
+
+def prepare(request: StreamRequest) -> Job:
+    """Settle an output's manifest and where reading begins; nothing is read yet.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+    output = checked_output(request.output)
+    reads = request.reads
+    if request.resume:
+        begun_ms = resume_ms(output, request.settings, request.flush_seconds)
+        if begun_ms is not None:
+            reads = tuple(replace(read, start_ms=begun_ms) for read in reads)
+    job = Job(
+        output=output,
+        blocks=(),
+        settings=request.settings,
+        started_ms=now_ms(),
+        mapping=request.mapping,
+        elasticsearch=request.elasticsearch,
+        reads=reads,
+        streaming=Streaming(
+            id=f"{JOB_PREFIX}{uuid.uuid4().hex[:12]}",
+            pane_seconds=request.pane_seconds,
+            flush_seconds=request.flush_seconds,
+            writers=request.writers,
+        ),
+    )
+    settle_manifest(job)
+    leave_views(job)
+    return job
+
+
+def stream(request: StreamRequest) -> tuple[Job, Any]:
+    """Start a stream; returns its job and Beam's result."""
+    from adtally.pipelines.backfill import check_elasticsearch
+
+    job = prepare(request)
+    check_elasticsearch(job)
+    for read in job.reads:
+        _LOG.info(
+            "reading stream=%s from=%s job=%s", read.config.stream, _shown(read.start_ms), job.id
+        )
+    return job, start(partial(build, job=job), request.arguments)
+
+
+def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome:
+    """Read what the streams hold by now, as a bounded run, and end."""
+    stop_ms = now_ms()
+    job = Job(
+        output=checked_output(request.output),
+        blocks=(),
+        settings=request.settings,
+        started_ms=stop_ms,
+        mapping=request.mapping,
+        elasticsearch=request.elasticsearch,
+        reads=tuple(replace(read, stop_ms=read.stop_ms or stop_ms) for read in request.reads),
+    )
+    settle_manifest(job)
+    bounded = Request(
+        inputs=(),
+        output=job.output,
+        settings=request.settings,
+        runner=runner,
+        beam_arguments=request.arguments,
+    )
+    report = execute(job, bounded, watch)
+    return Outcome(report, job, record_run(job, report))
+
+
+def resume_ms(output: str, settings: Settings, flush_seconds: int) -> int | None:
+    """Where a stream without saved state begins: None where the output has no stream's events.
+
+    It is the start of the oldest window that was not final when the log was last written, less what
+    may not have been in the log yet. So every window that could still change is counted from its
+    first event on, and windows before it keep their fuller rows, as versions say.
+    """
+    arrived = newest_arrival_ms(output)
+    if arrived is None:
+        return None
+    open_ms = (settings.window_seconds + settings.allowed_lateness_seconds) * 1000
+    start_ms = arrived - open_ms - flush_seconds * 1000 - RESTART_MARGIN_MS
+    window_ms = settings.window_seconds * 1000
+    return max(0, start_ms // window_ms * window_ms)
+
+
+def newest_arrival_ms(output: str) -> int | None:
+    """The latest ``arrived_at`` in an output's event log, from the footers of its newest files."""
+    paths = list_paths(join(output, "events", "date=*", "hour=*", f"{JOB_PREFIX}*.parquet"))
+    by_date: dict[str, list[str]] = {}
+    for path in paths:
+        match = re.search(r"date=(\d{4}-\d{2}-\d{2})/", path)
+        if match:
+            by_date.setdefault(match[1], []).append(path)
+    tomorrow = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).date().isoformat()
+    newest: int | None = None
+    for date in sorted(by_date, reverse=True):
+        for at in _arrivals(by_date[date]):
+            newest = at if newest is None else max(newest, at)
+        if newest is not None and date < tomorrow and date < _date(newest):
+            break  # files of earlier dates hold events that arrived before
+    return newest
+
+
+def _arrivals(paths: list[str]) -> Iterator[int]:
+    for path in paths:
+        with FileSystems.open(path) as file:
+            footer = pq.ParquetFile(file).metadata
+        names = footer.schema.names
+        if "arrived_at" not in names:
+            continue
+        column = names.index("arrived_at")
+        for group in range(footer.num_row_groups):
+            statistics = footer.row_group(group).column(column).statistics
+            if statistics is not None and statistics.has_min_max:
+                yield round(pa.scalar(statistics.max).as_py().timestamp() * 1000)
+
+
+def _date(ms: int) -> str:
+    return datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).date().isoformat()
+
+
+def _shown(start_ms: int) -> str:
+    if start_ms == TRIM_HORIZON:
+        return "TRIM_HORIZON"
+    return datetime.datetime.fromtimestamp(start_ms / 1000, datetime.UTC).isoformat()
+
+
+def parse_source(text: str, region: str, endpoint: str) -> KinesisConfig:
+    """``kinesis://STREAM`` or ``kinesis://arn:aws:kinesis:...``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not text.startswith("kinesis://") or len(text) == len("kinesis://"):
+        raise ConfigError(
+            f"source {text!r} is not known; write kinesis://STREAM, or kinesis://ARN."
+        )
+    return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)

@@ -1,0 +1,63 @@
+"""Flink: one description of a job turned into Beam's options for its portable runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+NAME: Final = "FlinkRunner"
+CHECKPOINT_SECONDS: Final = 10.0
+RESTARTS: Final = 2_147_483_647
+"""A stream is restarted as long as it takes: a cluster that is away for a night is back by day."""
+
+
+@dataclass(frozen=True)
+class FlinkConfig:
+    """How to reach a cluster, and how a job runs there.
+
+    Attributes:
+        job_endpoint: HOST:PORT of Beam's job server, which submits to the cluster.
+        artifact_endpoint: HOST:PORT of its artifacts; empty for what the job server says.
+        environment: HOST:PORT of an SDK worker pool beside each TaskManager; empty for workers in
+            this process (LOOPBACK), which only works while it lives.
+        parallelism: slots that the job takes.
+        checkpoint_seconds: between checkpoints. Without them Flink ignores when a source wants to
+            be asked again, and nothing survives.
+        state_backend: ``hashmap`` or ``rocksdb``; empty for the cluster's.
+        checkpoint_folder: URI for checkpoints; empty for the cluster's.
+        savepoint: URI of a savepoint or retained checkpoint to begin from; empty for none.
+    """
+
+    job_endpoint: str
+    artifact_endpoint: str = ""
+    environment: str = ""
+    parallelism: int = 1
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    state_backend: str = ""
+    checkpoint_folder: str = ""
+    savepoint: str = ""
+
+    def arguments(self) -> list[str]:
+        """Beam options."""
+        given = [
+            "--runner=PortableRunner",
+            f"--job_endpoint={self.job_endpoint}",
+            f"--parallelism={self.parallelism}",
+            f"--checkpointing_interval={round(self.checkpoint_seconds * 1000)}",
+            f"--number_of_execution_retries={RESTARTS}",
+            "--execution_retry_delay=1000",
+            "--shutdown_sources_after_idle_ms=9223372036854775807",
+        ]
+        if self.artifact_endpoint:
+            given.append(f"--artifact_endpoint={self.artifact_endpoint}")
+        if self.environment:
+            given += ["--environment_type=EXTERNAL", f"--environment_config={self.environment}"]
+        else:
+            given.append("--environment_type=LOOPBACK")
+        if self.state_backend:
+            given.append(f"--state_backend={self.state_backend}")
+        if self.checkpoint_folder:
+            given.append(f"--state_backend_storage_path={self.checkpoint_folder}")
+        if self.savepoint:
+            given.append(f"--savepoint_path={self.savepoint}")
+        return given

@@ -1,0 +1,77 @@
+"""A live Kinesis stream through Prism, row by row against SQL and against the backfill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from adtally.pipelines.cli import cli
+from adtally.runners.local.elasticsearch_node import ElasticsearchNode
+from adtally.runners.local.kinesis_server import KinesisServer
+from tests import sql_oracle, streams
+
+EVENTS = 6_000
+QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s")
+SETTINGS = ("--allowed-lateness", f"{streams.LATENESS_SECONDS}s", "--rollup", "1h")
+
+
+@pytest.fixture(autouse=True)
+def _lateness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_oracle, "LATENESS_MS", streams.LATENESS_SECONDS * 1000)
+    for name, value in streams.AWS.items():
+        monkeypatch.setenv(name, value)
+
+
+def source(server: KinesisServer, name: str) -> tuple[str, ...]:
+    region = ("--kinesis-region", "us-east-1", "--kinesis-endpoint", server.url)
+    return ("--source", f"kinesis://{name}", *region)
+
+
+def run(*arguments: str) -> None:
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == 0, result.output
+
+
+def test_stream_equals_backfill_and_sql(
+    tmp_path: Path, kinesis_server: KinesisServer, elasticsearch_node: ElasticsearchNode
+) -> None:
+    logs = streams.recent_logs(tmp_path / "made", EVENTS)
+    client = streams.create_stream(kinesis_server, "equal", 3)
+    streams.put(client, "equal", streams.lines_of(logs))
+    sql = streams.oracle(logs)
+    expected = sql_oracle.summaries(sql, 60)
+    flags = sql_oracle.flags(sql)
+
+    backfilled = tmp_path / "backfilled"
+    run("backfill", "--input", str(logs), "--output", str(backfilled), *SETTINGS)
+    assert streams.stored(backfilled) == expected
+
+    bounded = tmp_path / "bounded"
+    where = source(kinesis_server, "equal")
+    run("stream", *where, "--output", str(bounded), *SETTINGS, "--stop-at", "LATEST")
+    assert streams.stored(bounded) == expected
+    assert streams.stored_flags(bounded) == flags
+    assert streams.in_log(bounded) == streams.in_log(backfilled)
+
+    live = tmp_path / "live"
+    log = tmp_path / "stream.log"
+    elastic = ("--elasticsearch", elasticsearch_node.url, "--elasticsearch-setup")
+    prefix = ("--elasticsearch-index-prefix", "prism")
+    arguments = (*where, "--output", str(live), *SETTINGS, *QUICK, *elastic, *prefix)
+    with streams.running("stream", *arguments, log=log) as process:
+
+        def written() -> bool:
+            assert process.poll() is None, log.read_text()
+            return streams.stored(live) == expected
+
+        try:
+            streams.until(written, 120, "the summaries in Parquet equal SQL")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{log.read_text()[-5000:]}") from error
+        assert streams.searchable(elasticsearch_node.url, "prism") == expected
+        assert streams.stored_flags(live) == flags
+        assert streams.in_log(live) == streams.in_log(backfilled)
+        dead = streams.views(live).execute("SELECT count(*) FROM dead_letters").fetchall()
+        assert dead == sql.execute("SELECT count(*) FROM dead").fetchall()

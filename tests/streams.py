@@ -1,0 +1,210 @@
+"""Feeding streams and comparing what came out, for tests on every runner."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import gzip
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from aws_kinesis_agg.aggregator import RecordAggregator
+
+from adtally.io.elasticsearch import ElasticsearchConfig, connect
+from adtally.io.synthetic import GenerateConfig
+from adtally.io.synthetic_logs import generate
+from adtally.runners.local.kinesis_server import KinesisServer
+from tests import sql_oracle
+
+LATENESS_SECONDS = 7_800
+MEASURES = (
+    "impressions, clicks, conversions, givt_clicks, net_clicks, cost_micros, revenue_micros, "
+    "duplicates, unique_users, epoch_ms(first_event_at), epoch_ms(last_event_at)"
+)
+AWS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+
+
+def recent_logs(folder: Path, events: int, seed: int = 1) -> Path:
+    """Logs of the last whole hour: duplicates, late, malformed, out of order."""
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    start = before.replace(minute=0, second=0, microsecond=0)
+    config = GenerateConfig(
+        seed=seed,
+        output=str(folder),
+        events=events,
+        advertisers=60,
+        hours=1,
+        start_ms=round(start.timestamp() * 1000),
+        duplicate_ratio=0.05,
+        malformed_ratio=0.02,
+        late_ratio=0.02,
+    )
+    generate(config)
+    return folder / "logs"
+
+
+def lines_of(logs: Path) -> list[bytes]:
+    """All lines that are not blank, as a producer would send them."""
+    found = []
+    for path in sorted(logs.rglob("*.jsonl*")):
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        found += [line for line in data.split(b"\n") if line.strip()]
+    return found
+
+
+def create_stream(server: KinesisServer, name: str, shards: int) -> Any:
+    """A new stream, ready to use; returns a client."""
+    client = server.client()
+    client.create_stream(StreamName=name, ShardCount=shards)
+    until(lambda: _active(client, name), 30, "the stream is active")
+    return client
+
+
+def _active(client: Any, name: str) -> bool:
+    with contextlib.suppress(client.exceptions.ResourceNotFoundException):
+        summary = client.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
+        return bool(summary["StreamStatus"] == "ACTIVE")
+    return False
+
+
+def put(client: Any, name: str, lines: Sequence[bytes], seed: int = 1) -> None:
+    """Send lines out of order: most alone, some several to a record, some as KPL aggregates."""
+    rng = random.Random(seed)
+    left = list(lines)
+    rng.shuffle(left)
+    records: list[dict[str, Any]] = []
+    while left:
+        key = str(rng.randrange(1 << 30))
+        kind = rng.random()
+        if kind < 0.9:
+            records.append({"Data": left.pop(), "PartitionKey": key})
+        elif kind < 0.95:
+            some = [left.pop() for _ in range(min(len(left), 5))]
+            records.append({"Data": b"\n".join(some), "PartitionKey": key})
+        else:
+            packer = RecordAggregator()
+            for _ in range(min(len(left), 20)):
+                packer.add_user_record(key, left.pop())
+            _, _, data = packer.clear_and_get().get_contents()
+            records.append({"Data": data, "PartitionKey": key})
+    for start in range(0, len(records), 250):
+        answer = client.put_records(StreamName=name, Records=records[start : start + 250])
+        assert answer["FailedRecordCount"] == 0
+
+
+@contextlib.contextmanager
+def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``adtally`` in a process of its own, ended by its id."""
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adtally.pipelines", *arguments],
+            stdout=sink,
+            stderr=sink,
+            env={**os.environ, **AWS},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
+    """End a process and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def until(true: Callable[[], bool], seconds: float, what: str) -> float:
+    """Wait for a condition; returns the seconds that it took."""
+    began = time.monotonic()
+    while not true():
+        waited = time.monotonic() - began
+        assert waited < seconds, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def oracle(logs: Path) -> duckdb.DuckDBPyConnection:
+    """SQL over the raw lines."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    now_ms = round(time.time() * 1000)
+    sql_oracle.load(connection, logs, now_ms)
+    return connection
+
+
+def views(output: Path) -> duckdb.DuckDBPyConnection:
+    """The views over an output as it is now."""
+    from adtally.io.views import views_sql
+
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(views_sql(str(output), 60, LATENESS_SECONDS, ()))
+    return connection
+
+
+def stored(output: Path) -> list[Any]:
+    """Base summaries through the views, as the oracle gives them."""
+    keys = "epoch_ms(window_start), advertiser_id, currency"
+    query = f"SELECT {keys}, {MEASURES} FROM summaries WHERE window_seconds = 60 ORDER BY ALL"
+    return views(output).execute(query).fetchall()
+
+
+def stored_flags(output: Path) -> list[Any]:
+    query = "SELECT epoch_ms(window_start), advertiser_id, subject, count FROM flags ORDER BY ALL"
+    return views(output).execute(query).fetchall()
+
+
+def in_log(output: Path) -> list[Any]:
+    """Events in the log, each record once; without what tells the ways in apart."""
+    query = """SELECT advertiser_id, event_type, event_id, epoch_ms(occurred_at),
+        epoch_ms(received_at), ip, user_id, cost_micros, currency, content_hash, late
+        FROM event_rows WHERE event_id IS NOT NULL ORDER BY ALL"""
+    return views(output).execute(query).fetchall()
+
+
+def searchable(url: str, prefix: str) -> list[Any]:
+    """Base summaries in Elasticsearch, as the oracle gives them."""
+    names = [name.strip() for name in MEASURES.split(",")[:9]]
+    rows = []
+    with contextlib.closing(connect(ElasticsearchConfig((url,), prefix))) as client:
+        client.indices.refresh(index=f"{prefix}-summaries-*", ignore_unavailable=True)
+        after = None
+        while True:
+            found = client.search(
+                index=f"{prefix}-summaries-*",
+                ignore_unavailable=True,
+                size=5_000,
+                query={"term": {"window_seconds": 60}},
+                sort=[{"window_start": "asc"}, {"advertiser_id": "asc"}, {"currency": "asc"}],
+                search_after=after,
+            )["hits"]["hits"]
+            if not found:
+                return sorted(rows)
+            for hit in found:
+                row = hit["_source"]
+                times = [_ms(row[name]) for name in ("first_event_at", "last_event_at")]
+                keys = (_ms(row["window_start"]), row["advertiser_id"], row["currency"])
+                rows.append((*keys, *(row[name] for name in names), *times))
+            after = found[-1]["sort"]
+
+
+def _ms(text: str) -> int:
+    return round(datetime.datetime.fromisoformat(text).timestamp() * 1000)
