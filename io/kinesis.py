@@ -19,7 +19,15 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from adtally.io.kinesis_client import Kinesis, KinesisConfig, KinesisSourceError, Record, connect
+from adtally.io.kinesis_client import (
+    Kinesis,
+    KinesisConfig,
+    KinesisSourceError,
+    Record,
+    backoff_seconds,
+    connect,
+    is_passing,
+)
 from adtally.io.kinesis_reader import FAIL, ON_DATA_LOSS, GroupReader, Step
 from adtally.io.kinesis_shards import (
     TRIM_HORIZON,
@@ -45,6 +53,9 @@ PROCESS_SECONDS: Final = 1.0
 WATERMARK_LAG_SECONDS: Final = 30.0
 GIVE_UP_SECONDS: Final = 600.0
 """A bounded read ends with an error when Kinesis cannot be reached for this long."""
+
+VISIBLE_MS: Final = 1_000
+"""Kinesis shows a record at most this long after its arrival time."""
 
 NAMESPACE: Final = "adtally"
 _RESTRICTION: Final = beam.DoFn.RestrictionParam()
@@ -157,8 +168,30 @@ class _Source:
         return Kinesis(self.config, self.make_client(self.config))
 
     def whole(self, kinesis: Kinesis) -> Group:
-        created_ms = kinesis.created_ms()
-        return whole_stream(list(kinesis.list_shards().values()), self.start_ms, created_ms)
+        """All shards, as soon as Kinesis tells them.
+
+        Raises:
+            KinesisSourceError: it does not for too long.
+        """
+        began, failures = time.monotonic(), 0
+        while True:
+            problem: Exception | None = None
+            try:
+                created_ms = kinesis.created_ms()
+                shards = list(kinesis.list_shards().values())
+                if shards:
+                    return whole_stream(shards, self.start_ms, created_ms)
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                problem = error
+            failures += 1
+            if time.monotonic() - began > GIVE_UP_SECONDS:
+                raise KinesisSourceError(
+                    f"{self.config.stream} told no shards for {GIVE_UP_SECONDS:.0f} s "
+                    f"({problem or 'the list is empty'}); nothing was read. Run it again."
+                ) from problem
+            time.sleep(backoff_seconds(failures))
 
 
 class _Reading(beam.DoFn):
@@ -195,11 +228,10 @@ class _Reading(beam.DoFn):
     def _gauge(self, step: Step, watermark_ms: int) -> None:
         if step.behind_ms is None:
             return
-        age_ms = max(0, step.asked_ms - watermark_ms)
-        for name, value in (
-            ("kinesis_millis_behind_latest", step.behind_ms),
-            ("kinesis_watermark_age_ms", age_ms),
-        ):
+        values = {"kinesis_millis_behind_latest": step.behind_ms}
+        if watermark_ms > 0:  # else nothing is settled yet, or the group is done
+            values["kinesis_watermark_age_ms"] = max(0, step.asked_ms - watermark_ms)
+        for name, value in values.items():
             Metrics.distribution(NAMESPACE, name).update(value)
             Metrics.gauge(NAMESPACE, f"{name}.{step.shard}").set(value)
 
@@ -238,8 +270,12 @@ class _ReadGroups(_Reading, RestrictionProvider):
         started = time.monotonic()
         while True:
             wait = self._source.poll_seconds
-            for shard in sorted(tracker.current_restriction().shards):
+            for shard in self._reader.due(tracker.current_restriction()):
+                if time.monotonic() - started > PROCESS_SECONDS:
+                    break
                 group = tracker.current_restriction()
+                if group.done:  # the runner took a checkpoint after the last batch
+                    return
                 step = self._reader.step(group, shard)
                 wait = min(wait, step.wait_seconds)
                 if step.after is None:
@@ -300,4 +336,5 @@ class _ReadUpTo(_Reading):
                 time.sleep(wait)
 
     def _at_tip(self, step: Step) -> bool:
-        return step.behind_ms == 0 and step.iterator is not None and step.asked_ms >= self._stop_ms
+        all_shown = step.asked_ms >= self._stop_ms + VISIBLE_MS
+        return step.behind_ms == 0 and step.iterator is not None and all_shown

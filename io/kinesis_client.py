@@ -44,6 +44,8 @@ _BUSY: Final = frozenset(
     }
 )
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
+_CHANGING: Final = "ResourceInUseException"
+"""The stream is being made, or its shards are being changed."""
 
 
 class KinesisSourceError(RuntimeError):
@@ -68,6 +70,10 @@ class ShardGone(Exception):
 
 class IteratorExpired(Exception):
     """A new iterator is needed; nothing is lost."""
+
+
+class NotYet(Exception):
+    """The start time is still ahead for the stream's clock; ours may be fast."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,7 @@ class Kinesis:
 
         Raises:
             ShardGone: the stream does not have that place any more.
+            NotYet: it will have it.
         """
         place: dict[str, Any]
         if position.sequence:
@@ -195,6 +202,22 @@ class Kinesis:
             place = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": at}
         answer = self._call("get_shard_iterator", **self.config.target, ShardId=shard, **place)
         return str(answer["ShardIterator"])
+
+    def has(self, shard: str, sequence: str) -> bool:
+        """Whether the stream still has a record, and so all after it.
+
+        Raises:
+            ShardGone: it does not even have the shard.
+        """
+        answer = self._call(
+            "get_shard_iterator",
+            **self.config.target,
+            ShardId=shard,
+            ShardIteratorType="AT_SEQUENCE_NUMBER",
+            StartingSequenceNumber=sequence,
+        )
+        found = self._call("get_records", ShardIterator=answer["ShardIterator"], Limit=1)
+        return [item["SequenceNumber"] for item in found["Records"]] == [sequence]
 
     def poll(self, iterator: str, position: Position) -> Polled:
         """One GetRecords.
@@ -235,18 +258,20 @@ class Kinesis:
         try:
             return getattr(self.client, operation)(**arguments)
         except botocore.exceptions.ClientError as error:
-            raise self._sorted(error, operation) from error
+            raise self._sorted(error, operation, arguments) from error
         except botocore.exceptions.NoCredentialsError as error:
             raise KinesisSourceError(
                 f"no AWS credentials to read {self.config.stream} with; set them as boto3 "
                 f"expects (environment, profile, or the role of the machine)."
             ) from error
 
-    def _sorted(self, error: Any, operation: str) -> Exception:
+    def _sorted(self, error: Any, operation: str, arguments: dict[str, Any]) -> Exception:
         code = error.response.get("Error", {}).get("Code", "")
         stream = self.config.stream
         if code == "ExpiredIteratorException":
             return IteratorExpired(str(error))
+        if code == "InvalidArgumentException" and "Timestamp" in arguments:
+            return NotYet(str(error))
         in_shard = operation in ("get_shard_iterator", "get_records")
         if code in ("ResourceNotFoundException", "InvalidArgumentException") and in_shard:
             return ShardGone(str(error))
@@ -270,10 +295,13 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, botocore.exceptions.ClientError):
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return code in _BUSY or code in _EXPIRED_CREDENTIALS or status == 429 or status >= 500
+        passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
+        return passing or status == 429 or status >= 500
     return isinstance(
         error,
-        botocore.exceptions.HTTPClientError
+        NotYet
+        | botocore.exceptions.ConnectionError
+        | botocore.exceptions.HTTPClientError
         | botocore.exceptions.CredentialRetrievalError
         | botocore.parsers.ResponseParserError
         | OSError,

@@ -23,7 +23,7 @@ from adtally.io.kinesis_client import (
     is_passing,
     is_throttling,
 )
-from adtally.io.kinesis_shards import TRIM_HORIZON, Group, Position, children
+from adtally.io.kinesis_shards import TRIM_HORIZON, Group, Position, replaced
 
 FAIL: Final = "fail"
 CONTINUE: Final = "trim_horizon"
@@ -33,6 +33,8 @@ the oldest record that there is."""
 
 SHORTEST_RETENTION_MS: Final = 24 * 3_600_000
 _MARGIN_MS: Final = 60_000
+SAME_STREAM_SECONDS: Final = 60.0
+"""A stream that was the same is not asked about again for this long: the calls are few."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -95,6 +97,14 @@ class GroupReader:
         self._count = count
         self._monotonic = monotonic
         self._cursors: dict[str, _Cursor] = {}
+        self._same: tuple[int, float] | None = None
+
+    def due(self, group: Group) -> list[str]:
+        """The shards of a group, the longest due first: none starves where time is short."""
+        fresh = _Cursor()
+        return sorted(
+            group.shards, key=lambda name: (self._cursors.get(name, fresh).not_before, name)
+        )
 
     def step(self, group: Group, shard: str) -> Step:
         """Look at one shard of a group; call :meth:`done` when the step is claimed.
@@ -108,14 +118,15 @@ class GroupReader:
         if pause > 0:
             return Step(shard, None, pause)
         try:
-            return self._look(group, shard, position, cursor)
+            try:
+                return self._look(group, shard, position, cursor)
+            except ShardGone as error:
+                cursor.iterator = None
+                return self._gone(group, shard, str(error))
         except IteratorExpired:
             self._count("kinesis_iterators_expired", 1)
             cursor.iterator = None
-            return Step(shard, None, 0.0)
-        except ShardGone as error:
-            cursor.iterator = None
-            return self._gone(group, shard, str(error))
+            return self._later(shard, cursor)
         except Exception as error:
             if not is_passing(error):
                 raise
@@ -134,18 +145,30 @@ class GroupReader:
     def _look(self, group: Group, shard: str, position: Position, cursor: _Cursor) -> Step:
         fresh = self._monotonic() - cursor.issued < ITERATOR_SECONDS
         if cursor.iterator is None or cursor.sequence != position.sequence or not fresh:
-            if not self._still_there(position):
+            self._same_stream(group)
+            in_doubt = self._in_doubt(position)
+            sequence = position.sequence
+            if in_doubt and not (sequence and self._kinesis.has(shard, sequence)):
                 return self._gone(group, shard, "retention has passed since it was last read")
             cursor.iterator = self._kinesis.iterator(shard, position)
-            cursor.sequence = position.sequence
+            cursor.sequence = sequence
             cursor.issued = self._monotonic()
+            if in_doubt:  # that was a call for records already
+                return self._later(shard, cursor)
         polled = self._kinesis.poll(cursor.iterator, position)
         cursor.failures = 0
+        self._later(shard, cursor)
         self._count("kinesis_polls", 1)
         after = group.moved(shard, _advanced(position, polled))
         if polled.next_iterator is None:
             return self._at_end(after, shard, polled)
         return self._step(after, shard, polled, self._pause(polled))
+
+    def _later(self, shard: str, cursor: _Cursor) -> Step:
+        """Nothing new, and no other call for records before Kinesis allows it."""
+        wait = self._kinesis.config.call_seconds
+        cursor.not_before = self._monotonic() + wait
+        return Step(shard, None, wait)
 
     def _pause(self, polled: Polled) -> float:
         """Kinesis's limits per shard while there is more to read, patience at its tip."""
@@ -167,30 +190,41 @@ class GroupReader:
     def _at_end(self, after: Group, shard: str, polled: Polled) -> Step:
         """The end of a shard counts only with its children known: else it is asked again."""
         listed = self._kinesis.list_shards()
-        if children(shard, listed):
+        if replaced(shard, after.shards[shard], listed):
             self._count("kinesis_shards_finished", 1)
             return self._step(after.ended(shard, listed), shard, polled, 0.0)
         self._count("kinesis_ends_without_children", 1)
         return self._step(after, shard, polled, self._poll_seconds)
 
-    def _still_there(self, position: Position) -> bool:
-        """Whether retention can not have taken anything between the position and the next read."""
-        if not position.sequence:
-            return True
+    def _in_doubt(self, position: Position) -> bool:
+        """Whether retention may have taken something between the position and the next read."""
         age_ms = self._kinesis.clock() * 1000 - position.settled_ms
         if age_ms < SHORTEST_RETENTION_MS - _MARGIN_MS:
-            return True
-        return age_ms < self._kinesis.retention_ms() - _MARGIN_MS
+            return False
+        if position.sequence:
+            return age_ms > self._kinesis.retention_ms() - _MARGIN_MS
+        # Never looked at, and neither was a parent: whatever there is is the beginning.
+        if position.settled_ms <= max(0, position.start_ms):
+            return False
+        return age_ms > self._kinesis.retention_ms() + _MARGIN_MS
+
+    def _same_stream(self, group: Group) -> None:
+        """Positions without a sequence number would be good for any stream of the name."""
+        now = self._monotonic()
+        if self._same and self._same[0] == group.stream_created_ms and now < self._same[1]:
+            return
+        if abs(self._kinesis.created_ms() - group.stream_created_ms) > 1_000:
+            raise StreamRecreated(
+                f"stream {self._kinesis.config.stream} is not the one that was being read: it was "
+                f"made anew. Positions in the old one mean nothing here, and what was not read of "
+                f"it is gone. Start without the saved state to read the new one."
+            )
+        self._same = (group.stream_created_ms, now + SAME_STREAM_SECONDS)
 
     def _gone(self, group: Group, shard: str, reason: str) -> Step:
         name = self._kinesis.config.stream
-        created_ms = self._kinesis.created_ms()
-        if abs(created_ms - group.stream_created_ms) > 1_000:
-            raise StreamRecreated(
-                f"stream {name} is not the one that was being read: it was made anew. Positions "
-                f"in the old one mean nothing here, and what was not read of it is gone. Start "
-                f"without the saved state to read the new one."
-            )
+        self._same = None
+        self._same_stream(group)
         if self._on_data_loss == FAIL:
             raise DataLoss(
                 f"shard {shard} of {name} cannot be read on after sequence number "
@@ -212,7 +246,7 @@ class GroupReader:
             start = msgspec.structs.replace(
                 group.shards[shard], sequence="", start_ms=TRIM_HORIZON, settled_ms=0
             )
-            return Step(shard, group.moved(shard, start), 0.0)
+            return Step(shard, group.moved(shard, start), self._kinesis.config.call_seconds)
         return Step(shard, group.lost(shard, listed), 0.0)
 
     def _backed_off(self, shard: str, cursor: _Cursor, error: Exception) -> Step:

@@ -64,13 +64,16 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         stream_created_ms: when the stream was made; another time is another stream.
         start_ms: where the reading of the stream began.
         shards: positions by shard.
-        finished: shards read to their end whose children are not all begun.
+        finished: shards read to their end whose child still waits for others of the group.
+        adopted: children whose first parent had left the stream before reading began, so that they
+            belong to the group of the second.
     """
 
     stream_created_ms: int = 0
     start_ms: int = TRIM_HORIZON
     shards: dict[str, Position] = {}
     finished: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
 
     @property
     def settled_ms(self) -> int:
@@ -90,54 +93,57 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         others = {name: where for name, where in self.shards.items() if name != shard}
         return msgspec.structs.replace(self, shards=others)
 
+    def owner(self, child: Shard) -> str:
+        """The parent whose group reads a child: never another, whatever has left the stream."""
+        return child.adjacent_parent if child.id in self.adopted else child.parent
+
     def ended(self, shard: str, listed: Mapping[str, Shard]) -> Group:
         """The group after the end of a shard: its children take its place.
 
-        A child with two parents waits for both, if both are this group's; it belongs to the group
-        of its first parent (the other group's watermark holds back what that one has not read).
+        A child with two parents belongs to the group of its first (the other group's watermark
+        holds back what that one has not read). It waits for all of its ancestors in the group.
         """
         at = self.shards[shard]
         others = dict(self.without(shard).shards)
         finished = {*self.finished, shard}
-        for child in children(shard, listed):
-            if owner(child, listed) not in finished:
-                continue
-            if child.id not in others and not any(name in others for name in child.parents):
-                others[child.id] = Position(
-                    start_ms=self.start_ms,
-                    settled_ms=at.settled_ms,
-                    first_hash=child.first_hash,
-                    last_hash=child.last_hash,
-                )
-        waited_for = {
-            name
+        coming = {
+            child.id: child
             for name in finished
-            if any(
-                child.id not in others and any(parent in others for parent in child.parents)
-                for child in children(name, listed)
-            )
+            for child in children(name, listed)
+            if self.owner(child) == name and child.id not in others
         }
+        unread = {*others, *coming}
+        waited_for = set()
+        for child in coming.values():
+            if unread.isdisjoint(ancestors(child, listed)):
+                others[child.id] = self._beginning(child, at.settled_ms)
+            else:
+                waited_for.add(self.owner(child))
         return msgspec.structs.replace(self, shards=others, finished=tuple(sorted(waited_for)))
+
+    def _beginning(self, shard: Shard, settled_ms: int) -> Position:
+        return Position(
+            start_ms=self.start_ms,
+            settled_ms=settled_ms,
+            first_hash=shard.first_hash,
+            last_hash=shard.last_hash,
+        )
 
     def lost(self, shard: str, listed: Mapping[str, Shard]) -> Group:
         """The group after a shard has gone from the stream unread, as retention had ended.
 
-        Its children are begun; if they are gone as well, what is left of its range of hash keys.
+        Its children are begun; where they are gone as well, the oldest shards of its hash keys.
         """
-        if children(shard, listed):
-            return self.ended(shard, listed)
-        at = self.shards[shard]
+        at = msgspec.structs.replace(self.shards[shard], settled_ms=0)
+        after = self.moved(shard, at).ended(shard, listed)
         heirs = {
-            root.id: Position(
-                start_ms=self.start_ms,
-                settled_ms=at.settled_ms,
-                first_hash=root.first_hash,
-                last_hash=root.last_hash,
-            )
+            root.id: self._beginning(root, 0)
             for root in roots(listed.values())
             if int(at.first_hash) <= int(root.first_hash) <= int(at.last_hash)
+            and shard not in root.parents
+            and self.owner(root) not in after.shards
         }
-        return msgspec.structs.replace(self, shards={**heirs, **self.without(shard).shards})
+        return msgspec.structs.replace(after, shards={**heirs, **after.shards})
 
 
 def children(shard: str, listed: Mapping[str, Shard]) -> list[Shard]:
@@ -145,9 +151,26 @@ def children(shard: str, listed: Mapping[str, Shard]) -> list[Shard]:
     return [child for child in listed.values() if shard in child.parents]
 
 
-def owner(child: Shard, listed: Mapping[str, Shard]) -> str:
-    """The parent whose group reads a child: the first that the stream still has."""
-    return next((name for name in child.parents if name in listed), child.parent)
+def ancestors(shard: Shard, listed: Mapping[str, Shard]) -> set[str]:
+    """Its parents, theirs, and so on as far as the stream has them."""
+    found: set[str] = set()
+    ahead = list(shard.parents)
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            ahead += listed[name].parents if name in listed else ()
+    return found
+
+
+def replaced(shard: str, position: Position, listed: Mapping[str, Shard]) -> bool:
+    """Whether all children of a shard are known: together they have its range of hash keys."""
+    first, last = int(position.first_hash), int(position.last_hash)
+    shared = sum(
+        min(last, int(child.last_hash)) - max(first, int(child.first_hash)) + 1
+        for child in children(shard, listed)
+    )
+    return shared == last - first + 1
 
 
 def roots(listed: Iterable[Shard]) -> list[Shard]:
@@ -169,7 +192,16 @@ def whole_stream(listed: Sequence[Shard], start_ms: int, stream_created_ms: int)
         )
         for shard in roots(listed)
     }
-    return Group(stream_created_ms=stream_created_ms, start_ms=start_ms, shards=positions)
+    names = {shard.id for shard in listed}
+    adopted = sorted(
+        shard.id for shard in listed if shard.parent not in names and shard.adjacent_parent in names
+    )
+    return Group(
+        stream_created_ms=stream_created_ms,
+        start_ms=start_ms,
+        shards=positions,
+        adopted=tuple(adopted),
+    )
 
 
 def cut(group: Group, readers: int) -> list[Group]:

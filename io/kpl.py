@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass
+from typing import Final
 
 import aws_kinesis_agg
 from google.protobuf.message import DecodeError
@@ -19,6 +20,8 @@ _path = list(sys.path)
 from aws_kinesis_agg.deaggregator import messages_pb2  # noqa: E402
 
 sys.path[:] = _path
+
+MAX_HASH: Final = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,10 @@ def is_aggregate(data: bytes) -> bool:
 def deaggregate(data: bytes, first_hash: int, last_hash: int) -> list[UserRecord] | None:
     """The records of an aggregate, without those of other shards; None for any other bytes.
 
-    A look-alike (right first bytes, wrong MD5, or no valid protocol buffer) is no aggregate and
-    stays one record, as the format asks. After a reshard a KPL that does not know of it yet sends
-    records to a shard that is not theirs; it notices, and sends those again, so the first copy is
-    not to be used (KCL does the same).
+    A look-alike (right first bytes, wrong MD5, no valid protocol buffer, or one that names keys
+    which cannot be) is no aggregate and stays one record, as the format asks. After a reshard a
+    KPL that does not know of it yet sends records to a shard that is not theirs; it notices, and
+    sends those again, so the first copy is not to be used (KCL does the same).
 
     Args:
         data: of a Kinesis record.
@@ -62,15 +65,21 @@ def deaggregate(data: bytes, first_hash: int, last_hash: int) -> list[UserRecord
     message = messages_pb2.AggregatedRecord()
     try:
         message.ParseFromString(data[len(aws_kinesis_agg.MAGIC) : -aws_kinesis_agg.DIGEST_SIZE])
+        if not message.IsInitialized():
+            return None
         records = []
         for index, record in enumerate(message.records):
             key = message.partition_key_table[record.partition_key_index]
+            if not isinstance(key, str):  # protobuf gives bytes where it is no UTF-8
+                return None
             if record.HasField("explicit_hash_key_index"):
                 place = int(message.explicit_hash_key_table[record.explicit_hash_key_index])
             else:
                 place = hash_key(key)
+            if not 0 <= place <= MAX_HASH:
+                return None
             if first_hash <= place <= last_hash:
                 records.append(UserRecord(record.data, key, index))
-    except (DecodeError, IndexError, ValueError):
+    except (DecodeError, IndexError, TypeError, ValueError):  # TypeError: an index of 64 bits
         return None
     return records

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from adtally.io import generations, manifest
 from adtally.io.dead_letters import remove_dead_letters
-from adtally.io.event_log import files_in, hour_of
+from adtally.io.event_log import files_in, hour_of, newest_arrival_ms
 from adtally.io.files import join, remove_leftovers
 from adtally.io.logs import BLOCK_BYTES, LogFile, absolute, list_files, pack
 from adtally.io.views import write_views
 from adtally.pipelines.graph import build
-from adtally.pipelines.job import ConfigError, Job, Settings, mapping_fingerprint, whole_range
+from adtally.pipelines.job import (
+    ConfigError,
+    Job,
+    Settings,
+    mapping_fingerprint,
+    shown_time,
+    whole_range,
+)
 from adtally.pipelines.progress import Watch
 from adtally.pipelines.report import Report
 from adtally.runners.direct import NAME, run_bounded
@@ -29,6 +36,8 @@ if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs n
     from adtally.io.elasticsearch import ElasticsearchConfig
 
 HOUR_MS = 3_600_000
+LOG_LAG_MS = 900_000
+"""A stream's log holds everything that arrived this long ago: it is written every five minutes."""
 OUTPUT_KINDS = ("dead-letters", "late", "summaries", "flags", "generations", "runs")
 RECORDED_INPUTS = 1_000
 """Input addresses that a run's record names; all are in the event log's ``source``."""
@@ -111,6 +120,7 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
     documents that no longer exist are deleted. Late events count.
     """
     output = absolute(request.output)
+    check_final(output, ranges, request.settings)
     if manifest.read_manifest(output) is None:
         raise ConfigError(f"{output} has no {manifest.MANIFEST_NAME}; it is no output of adtally.")
     job = Job(
@@ -129,6 +139,26 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
     leave_views(job)
     removed = _delete_stale(job)
     return Outcome(report, job, record_run(job, report), (), removed)
+
+
+def check_final(output: str, ranges: Ranges, settings: Settings) -> None:
+    """Refuse to re-tally windows that a stream may still add to.
+
+    A generation above the stream's would win over every event that comes after it.
+
+    Raises:
+        ConfigError: names the latest border that works.
+    """
+    if newest_arrival_ms(output) is None:
+        return
+    wait_ms = settings.allowed_lateness_seconds * 1000 + LOG_LAG_MS
+    border = (now_ms() - wait_ms) // HOUR_MS * HOUR_MS
+    if any(end > border for _, end in ranges):
+        raise ConfigError(
+            f"the range reaches into windows that are not final: a stream writes into {output}, "
+            f"and what it adds later would not count in the correction. Give --to "
+            f"{shown_time(border)} or earlier, or wait."
+        )
 
 
 def execute(job: Job, request: Request, watch: Watch) -> Report:

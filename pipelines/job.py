@@ -270,20 +270,21 @@ def whole_range(from_ms: int | None, to_ms: int | None, settings: Settings) -> R
         if value is not None and value % window_ms:
             lower = value // window_ms * window_ms
             raise ConfigError(
-                f"{name} {_shown(value)} lies inside a window of {settings.window_seconds} s, "
-                f"which would be tallied in part; use {_shown(lower)} or "
-                f"{_shown(lower + window_ms)}."
+                f"{name} {shown_time(value)} lies inside a window of {settings.window_seconds} s, "
+                f"which would be tallied in part; use {shown_time(lower)} or "
+                f"{shown_time(lower + window_ms)}."
             )
     if from_ms is None and to_ms is None:
         return ()
     start = -OPEN_MS if from_ms is None else from_ms
     end = OPEN_MS if to_ms is None else to_ms
     if start >= end:
-        raise ConfigError(f"--from {_shown(start)} is not before --to {_shown(end)}.")
+        raise ConfigError(f"--from {shown_time(start)} is not before --to {shown_time(end)}.")
     return ((start, end),)
 
 
-def _shown(ms: int) -> str:
+def shown_time(ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601, in UTC."""
     at = datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
     return at.isoformat().replace("+00:00", "Z")
 

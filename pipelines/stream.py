@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import datetime
 import logging
-import re
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
-
-from adtally.io.files import join, list_paths
+from adtally.io.event_log import STREAM_PREFIX, newest_arrival_ms
 from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
 from adtally.io.kinesis_shards import TRIM_HORIZON
 from adtally.pipelines.backfill import (
@@ -37,7 +31,6 @@ from adtally.transforms.mapping import Mapping, identity_mapping
 if TYPE_CHECKING:
     from adtally.io.elasticsearch import ElasticsearchConfig
 
-JOB_PREFIX: Final = "stream-"
 RESTART_MARGIN_MS: Final = 600_000
 """Read again before the point where reading has to begin after a start without state: events may
 have been dated ahead, and the log may have been written a little earlier than summaries."""
@@ -89,7 +82,7 @@ def prepare(request: StreamRequest) -> Job:
         elasticsearch=request.elasticsearch,
         reads=reads,
         streaming=Streaming(
-            id=f"{JOB_PREFIX}{uuid.uuid4().hex[:12]}",
+            id=f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}",
             pane_seconds=request.pane_seconds,
             flush_seconds=request.flush_seconds,
             writers=request.writers,
@@ -151,42 +144,6 @@ def resume_ms(output: str, settings: Settings, flush_seconds: int) -> int | None
     start_ms = arrived - open_ms - flush_seconds * 1000 - RESTART_MARGIN_MS
     window_ms = settings.window_seconds * 1000
     return max(0, start_ms // window_ms * window_ms)
-
-
-def newest_arrival_ms(output: str) -> int | None:
-    """The latest ``arrived_at`` in an output's event log, from the footers of its newest files."""
-    paths = list_paths(join(output, "events", "date=*", "hour=*", f"{JOB_PREFIX}*.parquet"))
-    by_date: dict[str, list[str]] = {}
-    for path in paths:
-        match = re.search(r"date=(\d{4}-\d{2}-\d{2})/", path)
-        if match:
-            by_date.setdefault(match[1], []).append(path)
-    tomorrow = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).date().isoformat()
-    newest: int | None = None
-    for date in sorted(by_date, reverse=True):
-        for at in _arrivals(by_date[date]):
-            newest = at if newest is None else max(newest, at)
-        if newest is not None and date < tomorrow and date < _date(newest):
-            break  # files of earlier dates hold events that arrived before
-    return newest
-
-
-def _arrivals(paths: list[str]) -> Iterator[int]:
-    for path in paths:
-        with FileSystems.open(path) as file:
-            footer = pq.ParquetFile(file).metadata
-        names = footer.schema.names
-        if "arrived_at" not in names:
-            continue
-        column = names.index("arrived_at")
-        for group in range(footer.num_row_groups):
-            statistics = footer.row_group(group).column(column).statistics
-            if statistics is not None and statistics.has_min_max:
-                yield round(pa.scalar(statistics.max).as_py().timestamp() * 1000)
-
-
-def _date(ms: int) -> str:
-    return datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC).date().isoformat()
 
 
 def _shown(start_ms: int) -> str:

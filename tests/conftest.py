@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
+from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
-from tests.nodes import started_kinesis, started_node
+from tests.nodes import started_flink, started_kinesis, started_node
 
 REAL_CLICKS = Path(__file__).parents[2] / "shared" / "data" / "clicks"
 
@@ -36,3 +37,11 @@ def kinesis_server() -> Iterator[KinesisServer]:
     server = started_kinesis()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def flink() -> Iterator[FlinkCluster]:
+    """A Flink cluster of its own for a test that breaks it: job server and worker pool too."""
+    cluster = started_flink()
+    yield cluster
+    cluster.stop()

@@ -8,6 +8,7 @@ import pytest
 
 from adtally.runners.local import service
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode, MissingSystemPart
+from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
 
 
@@ -33,3 +34,15 @@ def started_kinesis() -> KinesisServer:
             raise
         pytest.skip(str(error))
     return server
+
+
+def started_flink() -> FlinkCluster:
+    """A Flink cluster that runs; the test is skipped without Java, and fails without it in CI."""
+    cluster = FlinkCluster()
+    try:
+        cluster.start()
+    except service.MissingSystemPart as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return cluster

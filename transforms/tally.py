@@ -72,11 +72,17 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     """
     events = _prepared(slices, spec)
     summaries = _with_uniques(_summed(events, spec), events, spec)
-    clicks = events.filter((pl.col("event_type") == _CLICK) & pl.col("counted"))
+    all_clicks = events.filter(pl.col("event_type") == _CLICK)
+    clicks = all_clicks.filter(pl.col("counted"))
     flagged = rules.click_rate_ip(clicks, spec.ruleset.click_rate_ip)
+    withdrawn = _perhaps_flagged_before(all_clicks, spec).join(
+        flagged, on=["advertiser_id", "window"], how="anti"
+    )
     summaries = _with_givt(summaries, clicks, flagged, spec)
     copies = sum(part.num_rows for part in slices) - events.height
-    return Tally(_summary_table(summaries, spec), _flag_table(flagged, summaries, spec), copies)
+    return Tally(
+        _summary_table(summaries, spec), _flag_table(flagged, withdrawn, summaries, spec), copies
+    )
 
 
 _IMPRESSION, _CLICK, _CONVERSION = range(3)
@@ -199,9 +205,28 @@ def _summary_table(summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
     return frame.select(target.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(target)
 
 
-def _flag_table(flagged: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
-    """One row per (advertiser, window) that has flags, whole."""
-    if not flagged.height:
+def _perhaps_flagged_before(all_clicks: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
+    """(advertiser, window) that an earlier pane, of some of these events, may have flagged.
+
+    With more events a count only falls when a copy of a click, with another address, takes the
+    place of the one that was counted. So no count ever was above that of all copies together.
+    """
+    copied = all_clicks.filter(~pl.col("counted")).select("advertiser_id", "window").unique()
+    candidates = all_clicks.join(copied, on=["advertiser_id", "window"], how="semi").unique(
+        ["advertiser_id", "window", "ip", "event_id"]
+    )
+    flagged = rules.click_rate_ip(candidates, spec.ruleset.click_rate_ip)
+    return flagged.select("advertiser_id", "window").unique()
+
+
+def _flag_table(
+    flagged: pl.DataFrame, withdrawn: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec
+) -> pa.Table:
+    """One row per (advertiser, window) that has flags, whole; an empty one where it may have had.
+
+    The empty row overwrites what an earlier pane may have written.
+    """
+    if not flagged.height and not withdrawn.height:
         return schema.FLAG_SCHEMA.empty_table()
     keys = ["advertiser_id", "window"]
     versions = summaries.lazy().group_by(keys).agg(pl.col("version").first())
@@ -214,10 +239,13 @@ def _flag_table(flagged: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec)
         "threshold",
         "evidence",
     )
+    standing = flagged.group_by(keys).agg(flag.sort_by("ip").alias("flags"))
+    empty = withdrawn.select(keys).with_columns(
+        pl.lit([], dtype=standing.schema["flags"]).alias("flags")
+    )
     frame = (
-        flagged.lazy()
-        .group_by(keys)
-        .agg(flag.sort_by("ip").alias("flags"))
+        pl.concat([standing, empty])
+        .lazy()
         .join(versions, on=keys, how="left")
         .sort("window", "advertiser_id")
         .with_columns(*_stamps(spec), pl.lit(spec.ruleset.version).alias("ruleset_version"))

@@ -70,7 +70,7 @@ class Windowing:
 
         Args:
             beam_window_ms: the window itself.
-            pane_seconds: processing time between early panes, and between late ones; Beam takes whole
+            pane_seconds: processing time between early panes, and between late ones; whole
                 seconds.
             allowed_lateness_ms: how late events count.
             hops: windows that data passes up to here; each needs its slack.
