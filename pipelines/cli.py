@@ -118,6 +118,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
     with _failures(given["debug"]):
         from adtally.pipelines import stream as runs
         from adtally.pipelines.stream_cli import attend, request_of
+        from adtally.runners.unbounded import settle
 
         _refuse_strays(ctx)
         request = request_of(given, tuple(ctx.args), _elasticsearch(given))
@@ -133,6 +134,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
         console.print(f"output   {job.output}", soft_wrap=True)
         console.print(f"look     duckdb -init {job.output}/views.sql", soft_wrap=True)
         if given["detach"]:
+            settle(result)
             return
         try:
             attend(result, given["quiet"])

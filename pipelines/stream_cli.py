@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from adtally.pipelines.options import Duration, Instant, options
+from adtally.runners.flink import LEAST_PARALLELISM
 
 LOG_SECONDS: Final = 10.0
 TIP: Final = "LATEST"
@@ -100,12 +101,18 @@ stream_options = options(
         default="",
         help="HOST:PORT of an SDK worker pool beside each TaskManager.  [default: workers here]",
     ),
-    click.option("--flink-parallelism", type=click.IntRange(min=1), default=1, show_default=True),
+    click.option(
+        "--flink-parallelism",
+        type=click.IntRange(min=LEAST_PARALLELISM),
+        default=LEAST_PARALLELISM,
+        show_default=True,
+        help="Slots that the job takes.",
+    ),
     click.option("--flink-checkpoint-every", type=Duration(), default=10, show_default=True),
     click.option("--flink-state-backend", default="", help="hashmap or rocksdb."),
     click.option("--flink-checkpoint-folder", default="", help="URI for checkpoints."),
     click.option("--flink-savepoint", default="", help="Begin from this savepoint or checkpoint."),
-    click.option("--detach", is_flag=True, help="Return once the job is submitted (Flink)."),
+    click.option("--detach", is_flag=True, help="Return once the job runs (Flink)."),
 )
 
 

@@ -10,6 +10,11 @@ CHECKPOINT_SECONDS: Final = 10.0
 RESTARTS: Final = 2_147_483_647
 """A stream is restarted as long as it takes: a cluster that is away for a night is back by day."""
 
+LEAST_PARALLELISM: Final = 2
+"""With 1, Flink chains Beam's impulse to what follows and gives it another id than with more, so a
+savepoint could not be resumed with another parallelism ("Cannot map checkpoint/savepoint state").
+"""
+
 
 @dataclass(frozen=True)
 class FlinkConfig:
@@ -20,7 +25,7 @@ class FlinkConfig:
         artifact_endpoint: HOST:PORT of its artifacts; empty for what the job server says.
         environment: HOST:PORT of an SDK worker pool beside each TaskManager; empty for workers in
             this process (LOOPBACK), which only works while it lives.
-        parallelism: slots that the job takes.
+        parallelism: slots that the job takes, at least ``LEAST_PARALLELISM``.
         checkpoint_seconds: between checkpoints. Without them Flink ignores when a source wants to
             be asked again, and nothing survives.
         state_backend: ``hashmap`` or ``rocksdb``; empty for the cluster's.
@@ -31,11 +36,18 @@ class FlinkConfig:
     job_endpoint: str
     artifact_endpoint: str = ""
     environment: str = ""
-    parallelism: int = 1
+    parallelism: int = LEAST_PARALLELISM
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     state_backend: str = ""
     checkpoint_folder: str = ""
     savepoint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.parallelism < LEAST_PARALLELISM:
+            raise ValueError(
+                f"parallelism is {self.parallelism}: savepoints of such a job cannot be resumed "
+                f"with another parallelism; give {LEAST_PARALLELISM} or more."
+            )
 
     def arguments(self) -> list[str]:
         """Beam options."""
@@ -47,6 +59,9 @@ class FlinkConfig:
             f"--number_of_execution_retries={RESTARTS}",
             "--execution_retry_delay=1000",
             "--shutdown_sources_after_idle_ms=9223372036854775807",
+            # Else a checkpoint in the middle of a bundle keeps what the bundle gives for the next
+            # bundle; the one that begins reading has no next, and then nothing is ever read.
+            "--finish_bundle_before_checkpointing",
         ]
         if self.artifact_endpoint:
             given.append(f"--artifact_endpoint={self.artifact_endpoint}")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+
+SETTLE_SECONDS: Final = 10.0
+"""A cluster that refuses a job, such as for a savepoint of another graph, does so within this."""
+
+
+class NotStarted(RuntimeError):
+    """The runner took the job, but it ended at once."""
 
 
 def start(build: Callable[[beam.Pipeline], None], arguments: Sequence[str]) -> Any:
@@ -14,6 +23,26 @@ def start(build: Callable[[beam.Pipeline], None], arguments: Sequence[str]) -> A
     pipeline = beam.Pipeline(options=PipelineOptions([*arguments, "--streaming"]))
     build(pipeline)
     return pipeline.run()
+
+
+def settle(result: Any) -> None:
+    """Watch a job that was just started for as long as a runner may need to refuse it.
+
+    Raises:
+        NotStarted: it ended.
+    """
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        state = result.state
+        if PipelineState.is_terminal(state):
+            try:
+                result.wait_until_finish()  # raises with the cluster's reason
+            except RuntimeError as error:
+                raise NotStarted(
+                    f"the job did not start, and nothing is being read: {error}"
+                ) from error
+            raise NotStarted(f"the job ended at once ({state}), and nothing is being read.")
+        time.sleep(0.5)
 
 
 def counters(result: Any) -> dict[str, int]:

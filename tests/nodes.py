@@ -38,7 +38,7 @@ def started_kinesis() -> KinesisServer:
 
 def started_flink() -> FlinkCluster:
     """A Flink cluster that runs; the test is skipped without Java, and fails without it in CI."""
-    cluster = FlinkCluster()
+    cluster = FlinkCluster(slots=4)
     try:
         cluster.start()
     except service.MissingSystemPart as error:
