@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from adtally.pipelines.cli import cli
-from adtally.runners.local.elasticsearch_node import ElasticsearchNode, MissingSystemPart
+from adtally.runners.local.elasticsearch_node import ElasticsearchNode
+from adtally.runners.local.service import MissingSystemPart
 
 FOLDER = Path("demo-output")
 EVENTS = int(os.environ.get("ADTALLY_DEMO_EVENTS", "200000"))

@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 import os
+from typing import Protocol, TypeVar
 
 import pytest
 
-from adtally.runners.local import service
-from adtally.runners.local.elasticsearch_node import ElasticsearchNode, MissingSystemPart
+from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
+from adtally.runners.local.service import MissingSystemPart
 
 
-def started_node(settings: dict[str, str] | None = None) -> ElasticsearchNode:
-    """A node that runs; the test is skipped without Java, and fails without it in CI."""
-    node = ElasticsearchNode(settings=settings)
-    try:
-        node.start()
-    except MissingSystemPart as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    return node
+class _Startable(Protocol):
+    def start(self) -> None: ...
 
 
-def started_kinesis() -> KinesisServer:
-    """A Kinesis that runs; the test is skipped without Node.js, and fails without it in CI."""
-    server = KinesisServer()
+Server = TypeVar("Server", bound=_Startable)
+
+
+def started(server: Server) -> Server:
+    """A server that runs; the test is skipped without the programs for it, and fails in CI."""
     try:
         server.start()
-    except service.MissingSystemPart as error:
+    except MissingSystemPart as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
     return server
 
 
+def started_node(settings: dict[str, str] | None = None) -> ElasticsearchNode:
+    return started(ElasticsearchNode(settings=settings))
+
+
+def started_kinesis() -> KinesisServer:
+    return started(KinesisServer())
+
+
 def started_flink() -> FlinkCluster:
-    """A Flink cluster that runs; the test is skipped without Java, and fails without it in CI."""
-    cluster = FlinkCluster(slots=4)
-    try:
-        cluster.start()
-    except service.MissingSystemPart as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    return cluster
+    return started(FlinkCluster(slots=4))

@@ -19,7 +19,7 @@ from typing import ClassVar, Final, Self
 
 POLL_SECONDS: Final = 0.1
 LOG_TAIL_CHARACTERS: Final = 2_000
-GUARD: Final = 'read _; kill -TERM -- "-$1"; sleep 5; kill -KILL -- "-$1"'
+GUARD: Final = 'read _; kill -s TERM -- "-$1"; sleep 5; kill -s KILL -- "-$1"'
 """Run by a shell beside each server: its input ends when the process that started it does."""
 
 

@@ -38,7 +38,8 @@ from adtally.io.elasticsearch_bulk import (
 )
 from adtally.io.elasticsearch_sink import WriteToElasticsearch, document_id, documents
 from adtally.runners.direct import direct_runner
-from adtally.runners.local.elasticsearch_node import ElasticsearchNode, NodeFailed
+from adtally.runners.local.elasticsearch_node import ElasticsearchNode
+from adtally.runners.local.service import ServiceFailed
 from tests.nodes import started_node
 
 SECRET = "correct-horse-battery"
@@ -250,7 +251,8 @@ def test_templates_know_every_field_and_refuse_others() -> None:
     ):
         mappings = es.index_template(config, kind)["template"]["mappings"]
         assert mappings["dynamic"] == "strict"
-        assert set(mappings["properties"]) == {*source.names, "updated_at"}
+        added = {"updated_at", "pane_timing", "pane_index"}
+        assert set(mappings["properties"]) == {*source.names, *added}
     assert mappings["properties"]["flags"]["type"] == "nested"
     assert mappings["properties"]["window_start"] == {"type": "date"}
 
@@ -507,16 +509,16 @@ def test_a_node_keeps_its_data_over_restarts_and_kills(tmp_path: Path) -> None:
         node.restart()
         assert node.url == url
         assert len(found(config)) == 3
-    assert (tmp_path / "node.log").exists()
+    assert (tmp_path / "elasticsearch.log").exists()
 
 
 @pytest.mark.elasticsearch
 def test_a_node_that_cannot_start_says_why(
     elasticsearch_node: ElasticsearchNode, tmp_path: Path
 ) -> None:
-    with pytest.raises(NodeFailed, match="end what listens there"):
+    with pytest.raises(ServiceFailed, match="end what listens there"):
         ElasticsearchNode(tmp_path, elasticsearch_node.port).start()
-    with pytest.raises(NodeFailed, match="no_such_setting"):
+    with pytest.raises(ServiceFailed, match="no_such_setting"):
         ElasticsearchNode(tmp_path, settings={"no_such_setting": "1"}).start()
 
 
@@ -528,7 +530,7 @@ def test_no_node_outlives_the_process_that_started_it(tmp_path: Path) -> None:
         "from adtally.runners.local.elasticsearch_node import ElasticsearchNode\n"
         "node = ElasticsearchNode(pathlib.Path(sys.argv[1]))\n"
         "node.start()\n"
-        "print(node._process.pid, flush=True)\n"
+        "print(node.pid, flush=True)\n"
         "signal.pause()\n"
     )
     with subprocess.Popen(

@@ -8,14 +8,12 @@ import org.elasticsearch.plugins.PluginsLoader;
 
 /**
  * One real Elasticsearch node in this process. Arguments: home folder, then setting=value.
- * It ends when its standard input does, so no node outlives the process that started it.
  */
 public final class AdtallyNode {
     public static void main(String[] arguments) {
         try {
             start(arguments);
-            while (System.in.read() != -1) { }
-            System.exit(0);
+            Thread.currentThread().join(); // the node's own threads do not keep the process alive
         } catch (Throwable error) { // threads of a half-started node would keep the process alive
             error.printStackTrace();
             System.exit(1);
