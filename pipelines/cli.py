@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from adtally.pipelines.local_cli import local
 from adtally.pipelines.options import (
     Instant,
     PassThrough,
@@ -144,6 +145,9 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
                 return
             result.cancel()
             console.print("ended; the next start reads again from before the oldest open window")
+
+
+cli.add_command(local)
 
 
 @cli.command(cls=PassThrough)

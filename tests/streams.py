@@ -21,7 +21,7 @@ from aws_kinesis_agg.aggregator import RecordAggregator
 from adtally.io.elasticsearch import ElasticsearchConfig, connect
 from adtally.io.synthetic import GenerateConfig
 from adtally.io.synthetic_logs import generate
-from adtally.runners.local.kinesis_server import KinesisServer
+from adtally.runners.local.kinesis_server import aws_client, make_stream
 from tests import sql_oracle
 
 LATENESS_SECONDS = 7_800
@@ -61,19 +61,10 @@ def lines_of(logs: Path) -> list[bytes]:
     return found
 
 
-def create_stream(server: KinesisServer, name: str, shards: int) -> Any:
+def create_stream(url: str, name: str, shards: int) -> Any:
     """A new stream, ready to use; returns a client."""
-    client = server.client()
-    client.create_stream(StreamName=name, ShardCount=shards)
-    until(lambda: _active(client, name), 30, "the stream is active")
-    return client
-
-
-def _active(client: Any, name: str) -> bool:
-    with contextlib.suppress(client.exceptions.ResourceNotFoundException):
-        summary = client.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
-        return bool(summary["StreamStatus"] == "ACTIVE")
-    return False
+    make_stream(url, name, shards)
+    return aws_client("kinesis", url)
 
 
 def put(client: Any, name: str, lines: Sequence[bytes], seed: int = 1) -> None:

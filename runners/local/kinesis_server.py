@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from adtally.runners.local.service import (
+    POLL_SECONDS,
     Service,
+    ServiceFailed,
+    answers,
     appearing,
     cache_folder,
     call,
@@ -107,8 +112,6 @@ class KinesisServer(Service):
         }
 
     def healthy(self) -> bool:
-        from adtally.runners.local.service import answers
-
         return answers(f"{self.url}/healthcheck")
 
     def client(self, **settings: Any) -> BaseClient:
@@ -118,6 +121,25 @@ class KinesisServer(Service):
             settings: further arguments of :class:`botocore.config.Config`.
         """
         return aws_client("kinesis", self.url, **settings)
+
+
+def make_stream(url: str, name: str, shards: int, wait_seconds: float = 30) -> None:
+    """A stream, ready for use; one of this name that is there already stays as it is.
+
+    Raises:
+        ServiceFailed: it is not ready in time.
+    """
+    client: Any = aws_client("kinesis", url)
+    with contextlib.suppress(client.exceptions.ResourceInUseException):
+        client.create_stream(StreamName=name, ShardCount=shards)
+    deadline = time.monotonic() + wait_seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(client.exceptions.ResourceNotFoundException):
+            summary = client.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
+            if summary["StreamStatus"] == "ACTIVE":
+                return
+        time.sleep(POLL_SECONDS)
+    raise ServiceFailed(f"stream {name} is not ready after {wait_seconds:.0f} s")
 
 
 def aws_client(service: str, url: str, **settings: Any) -> BaseClient:

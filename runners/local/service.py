@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -186,6 +187,11 @@ class Service:
         """Whether the server answers now."""
         raise NotImplementedError
 
+    @property
+    def asked(self) -> bool:
+        """Whether the server listens on its port."""
+        return self.port in self.ports()
+
     def environment(self) -> dict[str, str]:
         """Variables of the server, on top of those of this process."""
         return {}
@@ -250,7 +256,9 @@ class Service:
                 env={**os.environ, **self.environment()},
                 start_new_session=True,
             )
-        if not self.detached:
+        if self.detached:  # nobody may be there to ask how it ended
+            threading.Thread(target=self._process.wait, daemon=True).start()
+        else:
             self._guard = subprocess.Popen(
                 ["sh", "-c", GUARD, "guard", str(self._process.pid)],
                 stdin=subprocess.PIPE,

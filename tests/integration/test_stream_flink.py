@@ -35,7 +35,7 @@ def test_kills_a_savepoint_and_another_parallelism_lose_and_double_nothing(
 ) -> None:
     logs = streams.recent_logs(tmp_path / "made", EVENTS)
     lines = streams.lines_of(logs)
-    client = streams.create_stream(kinesis_server, "flink", 3)
+    client = streams.create_stream(kinesis_server.url, "flink", 3)
     sql = streams.oracle(logs)
     expected = sql_oracle.summaries(sql, 60)
     flags = sql_oracle.flags(sql)

@@ -38,7 +38,7 @@ def test_stream_equals_backfill_and_sql(
     tmp_path: Path, kinesis_server: KinesisServer, elasticsearch_node: ElasticsearchNode
 ) -> None:
     logs = streams.recent_logs(tmp_path / "made", EVENTS)
-    client = streams.create_stream(kinesis_server, "equal", 3)
+    client = streams.create_stream(kinesis_server.url, "equal", 3)
     streams.put(client, "equal", streams.lines_of(logs))
     sql = streams.oracle(logs)
     expected = sql_oracle.summaries(sql, 60)

@@ -17,8 +17,23 @@ net.Server.prototype.listen = function (port, ...rest) {
 const createWriteStream = fs.createWriteStream;
 fs.createWriteStream = function (path, options) {
   if (!String(path).endsWith("kinesis-data.json")) return createWriteStream(path, options);
-  const stream = createWriteStream(`${path}.part`, options);
-  stream.once("finish", () => fs.renameSync(`${path}.part`, path));
+  const part = `${path}.part`;
+  const stream = createWriteStream(part, options);
+  const appear = () => fs.renameSync(part, path);
+  // Its last write is whole by the time that it exits, but the event has not come by then.
+  const atExit = () => {
+    try {
+      JSON.parse(fs.readFileSync(part));
+    } catch {
+      return;
+    }
+    appear();
+  };
+  process.once("exit", atExit);
+  stream.once("finish", () => {
+    process.off("exit", atExit);
+    appear();
+  });
   return stream;
 };
 

@@ -1,0 +1,156 @@
+"""``adtally local``: the real servers on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from adtally.pipelines.options import options
+
+if TYPE_CHECKING:
+    from adtally.runners.local.stack import State
+
+SERVERS = ("elasticsearch", "kinesis", "s3", "flink")
+
+_which = options(
+    click.option(
+        "--folder",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("adtally-local"),
+        show_default=True,
+        help="For data, logs and what is known of the servers.",
+    ),
+    click.option(
+        "--only",
+        help=f"Some of {', '.join(SERVERS)}, with commas between.  [default: all]",
+    ),
+)
+
+
+class Port(click.ParamType):
+    """``SERVER=PORT``."""
+
+    name = "server=port"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        server, _, port = str(value).partition("=")
+        if server not in SERVERS or not port.isdigit() or not 0 < int(port) < 65_536:
+            self.fail(f"{value!r}; write SERVER=PORT, such as kinesis=4567.", param, ctx)
+        return server, int(port)
+
+
+@click.group()
+def local() -> None:
+    """Real servers on this machine: Elasticsearch, Kinesis, S3, and a Flink cluster.
+
+    They need Java, Maven and Node.js; everything else is fetched from package registries, once.
+    They listen on 127.0.0.1 alone.
+    """
+
+
+@local.command()
+@_which
+@click.option("--port", "ports", multiple=True, type=Port(), help="SERVER=PORT; may be repeated.")
+@click.option(
+    "--stream",
+    "streams",
+    multiple=True,
+    metavar="NAME[:SHARDS]",
+    help="Make a Kinesis stream if there is none of this name; 2 shards unless told.",
+)
+def up(
+    folder: Path, only: str | None, ports: tuple[tuple[str, int], ...], streams: tuple[str, ...]
+) -> None:
+    """Start what does not run, wait until it answers, and say how to use it. Safe to repeat."""
+    from adtally.runners.local.kinesis_server import make_stream
+    from adtally.runners.local.service import MissingSystemPart, ServiceFailed
+    from adtally.runners.local.stack import Stack
+
+    console = Console(stderr=True)
+    try:
+        state = Stack(folder).up(_servers(only), dict(ports), console.print)
+    except (MissingSystemPart, ServiceFailed) as error:
+        sys.exit(f"adtally: {error}")
+    for stream in streams:
+        name, _, shards = stream.partition(":")
+        make_stream(f"http://127.0.0.1:{state.ports['kinesis']}", name, int(shards or 2))
+    _show(state)
+    _say_how(state, [stream.partition(":")[0] for stream in streams])
+
+
+@local.command()
+@_which
+def down(folder: Path, only: str | None) -> None:
+    """End the servers; their data stays. Safe to repeat."""
+    from adtally.runners.local.stack import Stack
+
+    ended = Stack(folder).down(_servers(only))
+    names = ", ".join(member.name for member in ended)
+    click.echo(f"ended {names}" if names else "nothing was running", err=True)
+
+
+@local.command()
+@_which
+def status(folder: Path, only: str | None) -> None:
+    """Show the servers; ends with 1 if one that was started does not answer."""
+    from adtally.runners.local.stack import Stack
+
+    wanted = _servers(only)
+    state = Stack(folder).state()
+    state.members = [member for member in state.members if member.server in wanted]
+    if not state.members:
+        click.echo(f"nothing was started in {folder}; 'adtally local up' does.", err=True)
+        sys.exit(1)
+    if not _show(state):
+        sys.exit(1)
+
+
+def _servers(only: str | None) -> tuple[str, ...]:
+    if only is None:
+        return SERVERS
+    chosen = tuple(name.strip() for name in only.split(",") if name.strip())
+    unknown = sorted(set(chosen) - set(SERVERS))
+    if unknown or not chosen:
+        raise click.UsageError(f"--only {only}: choose from {', '.join(SERVERS)}.")
+    return chosen
+
+
+def _show(state: State) -> bool:
+    """Print a table; returns whether all is up."""
+    table = Table(box=None)
+    for name in ("server", "process", "pid", "state", "url", "log"):
+        table.add_column(name, overflow="fold")
+    members = [(member, member.state) for member in state.members]
+    for member, found in members:
+        place = os.path.relpath(member.log)
+        table.add_row(member.server, member.name, str(member.pid), found, member.url, place)
+    Console().print(table)
+    return all(found == "up" for _, found in members)
+
+
+def _say_how(state: State, streams: list[str]) -> None:
+    up = {member.server for member in state.members}
+    source = streams[0] if streams else "STREAM"
+    lines = ["export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local"]
+    command = ["adtally stream --output out"]
+    if "kinesis" in up:
+        command.append(
+            f"--source kinesis://{source} --kinesis-region us-east-1 "
+            f"--kinesis-endpoint http://127.0.0.1:{state.ports['kinesis']}"
+        )
+    if "elasticsearch" in up:
+        command.append(
+            f"--elasticsearch http://127.0.0.1:{state.ports['elasticsearch']} --elasticsearch-setup"
+        )
+    if "flink" in up:
+        command.append(" ".join(state.flink_arguments))
+    lines.append(" \\\n    ".join(command))
+    click.echo("\n".join(lines))
