@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import time
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+LEFTOVER_SECONDS: Final = 3_600.0
+"""A temporary file that nobody wrote to for this long has no writer any more."""
 
 
 def join(base: str, *parts: str) -> str:
@@ -91,9 +95,18 @@ def delete(paths: list[str]) -> None:
         FileSystems.delete(paths)
 
 
-def remove_leftovers(folder: str) -> int:
-    """Remove temporary files that a killed run left below ``folder``; returns how many."""
-    leftovers = [path for path in list_paths(join(folder, "**")) if _is_leftover(path)]
+def remove_leftovers(folder: str, older_than_seconds: float = LEFTOVER_SECONDS) -> int:
+    """Remove temporary files that a killed run left below ``folder``; returns how many.
+
+    Younger ones may be another run's, such as a live stream's, that is writing just now.
+    """
+    (found,) = FileSystems.match([join(folder, "**")])
+    before = time.time() - older_than_seconds
+    leftovers = [
+        entry.path
+        for entry in found.metadata_list
+        if _is_leftover(entry.path) and entry.last_updated_in_seconds < before
+    ]
     delete(leftovers)
     return len(leftovers)
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.options import (
     Instant,
@@ -148,6 +149,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
 
 
 cli.add_command(local)
+cli.add_command(feed)
 
 
 @cli.command(cls=PassThrough)

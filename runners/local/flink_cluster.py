@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from adtally.runners.local.service import (
+    LOG_TAIL_CHARACTERS,
     POLL_SECONDS,
     Service,
     ServiceFailed,
@@ -377,7 +378,8 @@ class FlinkCluster:
                 operation = answer["operation"]
                 if "location" in operation:
                     return str(operation["location"])
-                raise ServiceFailed(f"no savepoint of {job}: {operation.get('failure-cause')}")
+                reason = str(operation.get("failure-cause", {}).get("stack-trace"))
+                raise ServiceFailed(f"no savepoint of {job}: {reason[:LOG_TAIL_CHARACTERS]}")
             time.sleep(POLL_SECONDS)
         raise ServiceFailed(f"no savepoint of {job} within 120 s")
 

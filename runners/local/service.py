@@ -290,9 +290,13 @@ class Service:
 
     def stop(self) -> None:
         """End the server as an operator would, and remove what was temporary. Safe to repeat."""
-        self._end(signal.SIGTERM)
+        self.end()
         if self._temporary:
             shutil.rmtree(self.data, ignore_errors=True)
+
+    def end(self) -> None:
+        """End the server as an operator would; its data stays for another :meth:`start`."""
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End the server as a power cut would; its data stays for another :meth:`start`."""
@@ -300,7 +304,7 @@ class Service:
 
     def restart(self) -> None:
         """End the server as an operator would and start it again, on the same port and data."""
-        self._end(signal.SIGTERM)
+        self.end()
         self.start()
 
     def pause(self) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from adtally.io import files
 from adtally.io.files import (
+    LEFTOVER_SECONDS,
     AtomicFile,
     atomic_write,
     delete,
@@ -141,6 +143,10 @@ def test_a_killed_writer_leaves_no_visible_file_and_its_leftovers_can_be_removed
     keep = ["b.parquet", "date=2024-01-01/c.tmp", "date=2024-01-01/.hidden", ".d.tmp.jsonl"]
     for name in keep:
         (tmp_path / name).write_bytes(b"keep")
+    assert remove_leftovers(str(tmp_path)) == 0, "its writer may still be at work"
+    (left,) = tmp_path.rglob("*.parquet.*.tmp")
+    long_ago = time.time() - LEFTOVER_SECONDS - 1
+    os.utime(left, (long_ago, long_ago))
     assert remove_leftovers(str(tmp_path)) == 1
     assert names(tmp_path) == sorted(keep)
     assert remove_leftovers(str(tmp_path)) == 0

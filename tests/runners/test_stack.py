@@ -52,14 +52,20 @@ def test_up_is_safe_to_repeat_and_mends_what_ended(stack: Stack) -> None:
 
 def test_what_was_put_is_there_after_down_and_up(stack: Stack) -> None:
     ports = stack.state().ports
-    streams.create_stream(f"http://127.0.0.1:{ports['kinesis']}", "kept", 2)
+    client = streams.create_stream(f"http://127.0.0.1:{ports['kinesis']}", "kept", 1)
+    records = [{"Data": b"%d" % number, "PartitionKey": "k"} for number in range(500)]
+    client.put_records(StreamName="kept", Records=records)
     ended = stack.down()
     assert {member.server for member in ended} == set(SOME)
     assert not any(psutil.pid_exists(member.pid) for member in ended)
     assert stack.down() == []
     stack.up(("kinesis",))
-    client = aws_client("kinesis", f"http://127.0.0.1:{ports['kinesis']}")
-    assert client.list_streams()["StreamNames"] == ["kept"]
+    (shard,) = client.list_shards(StreamName="kept")["Shards"]
+    place = client.get_shard_iterator(
+        StreamName="kept", ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+    )
+    found = client.get_records(ShardIterator=place["ShardIterator"])["Records"]
+    assert [record["Data"] for record in found] == [record["Data"] for record in records]
 
 
 def test_s3_keeps_objects(stack: Stack) -> None:

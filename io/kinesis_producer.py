@@ -1,0 +1,100 @@
+"""Log lines into a Kinesis stream: to try a stream with logs that there are already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import botocore.exceptions
+import tenacity
+import xxhash
+
+from adtally.io.kinesis_client import KinesisConfig, connect, is_passing
+
+RECORDS_A_CALL: Final = 500
+BYTES_A_CALL: Final = 4 << 20
+"""PutRecords takes 500 records and 5 MB."""
+
+LONGEST_RECORD: Final = 1 << 20
+GIVE_UP_SECONDS: Final = 300.0
+
+
+class PutError(RuntimeError):
+    """Kinesis does not take a record."""
+
+
+def put_lines(
+    config: KinesisConfig, lines: Iterable[bytes], records_a_second: float = 0
+) -> Iterator[int]:
+    """Put every line as a record of its own, keyed by its content; gives the count after each call.
+
+    A call that gets no answer is made again, so a record can arrive twice; it counts once, by its
+    event id.
+
+    Args:
+        config: the stream.
+        lines: none of them blank.
+        records_a_second: the pace; 0 for as fast as Kinesis takes them.
+
+    Raises:
+        PutError: a line is too long, Kinesis refuses for good, or it is away for too long.
+    """
+    client = connect(config)
+    begun, count = time.monotonic(), 0
+    most = max(1, min(RECORDS_A_CALL, round(records_a_second / 5) or RECORDS_A_CALL))
+    for batch in _batches(lines, most):
+        if records_a_second:
+            time.sleep(max(0.0, begun + count / records_a_second - time.monotonic()))
+        _put(client, config, batch)
+        count += len(batch)
+        yield count
+
+
+def _batches(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if len(line) > LONGEST_RECORD:
+            raise PutError(f"a line of {len(line):,} bytes is longer than a record may be, 1 MiB.")
+        if batch and (len(batch) == most or size + len(line) > BYTES_A_CALL):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line)
+    if batch:
+        yield batch
+
+
+def _put(client: Any, config: KinesisConfig, lines: list[bytes]) -> None:
+    left = lines
+    try:
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_passing),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+            stop=tenacity.stop_after_delay(GIVE_UP_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                answer = client.put_records(
+                    Records=[{"Data": line, "PartitionKey": _key(line)} for line in left],
+                    **config.target,
+                )
+                results = zip(left, answer["Records"], strict=True)
+                left = [line for line, result in results if "ErrorCode" in result]
+                if left:
+                    raise _Left(f"{len(left)} records were refused for {GIVE_UP_SECONDS:.0f} s")
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise PutError(f"{config.stream} takes no records: {error}") from error
+
+
+class _Left(PutError):
+    """Some records of a call were throttled."""
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, _Left) or is_passing(error)
+
+
+def _key(line: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(line)
