@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adtally.pipelines.cli import cli
+from adtally.pipelines.demo_live import live
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.service import MissingSystemPart
 
@@ -40,6 +41,11 @@ def main() -> None:
         console.rule("3. what it made")
         if node is not None:
             _top_advertisers(node, console)
+            console.rule("4. live: a minute of events through Kinesis, as they happen")
+            try:
+                live(FOLDER, node.url, console)
+            except MissingSystemPart as error:
+                console.print(f"[yellow]Without the live part:[/] {error}")
     _files(output, console)
     _dead_letters(output, console)
     _look_further(output, node is not None, console)
@@ -142,12 +148,13 @@ def _look_further(output: Path, has_node: bool, console: Console) -> None:
         "            WHERE window_seconds = 86400 GROUP BY ALL ORDER BY 2 DESC LIMIT 10;",
         f"the truth   {FOLDER}/made/truth/truth.json",
         "your logs   .venv/bin/adtally backfill --help",
+        "a stream    .venv/bin/adtally local up --stream clicks   (then adtally feed, stream)",
     ]
     if has_node:
         lines.insert(
             0,
-            "documents   .venv/bin/python -m adtally.runners.local.elasticsearch_node run "
-            f"--data {FOLDER}/elasticsearch   (then http://127.0.0.1:9200/adtally-*/_search)",
+            f"documents   .venv/bin/adtally local up --only elasticsearch --folder {FOLDER}   "
+            "(then http://127.0.0.1:9200/adtally-*/_search)",
         )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False)
