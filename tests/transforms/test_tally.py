@@ -106,6 +106,8 @@ def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[E
         seen[e["advertiser_id"], window] += 1
     rows: dict[tuple, Event] = {}
     clicks: dict[tuple, list[tuple[str, tuple]]] = defaultdict(list)
+    copied: set[tuple] = set()
+    candidates: dict[tuple, set[str]] = defaultdict(set)
     for (advertiser, event_type, event_id, window), group in groups.items():
         ordered = sorted(group, key=lambda e: (e["occurred_at"], e["content_hash"]))
         for index, e in enumerate(ordered):
@@ -114,6 +116,9 @@ def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[E
                 key, {"users": set(), "times": []} | dict.fromkeys(schema.MEASURES, 0)
             )
             row["times"].append(e["occurred_at"])
+            if event_type == 1 and e["ip"] is not None:
+                candidates[window, advertiser, e["ip"]].add(event_id)
+                copied |= {(window, advertiser)} if index else set()
             if index:
                 row["duplicates"] += 1
                 continue
@@ -126,6 +131,12 @@ def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[E
                 clicks[window, advertiser, e["ip"]].append((event_id, key))
     flags: dict[tuple, list[Event]] = defaultdict(list)
     rule = spec.ruleset.click_rate_ip
+    # An earlier pane may have counted another copy of a click: what it may have flagged stays
+    # in the flags, empty when it no longer holds.
+    for (window, advertiser, _), ids in candidates.items():
+        threshold = rule.overrides.get(advertiser, rule.threshold)
+        if (window, advertiser) in copied and len(ids) > threshold:
+            flags[window, advertiser] = []
     for (window, advertiser, ip), found in sorted(clicks.items()):
         threshold = rule.overrides.get(advertiser, rule.threshold)
         if len(found) > threshold:
