@@ -15,17 +15,17 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.usage import Usage
+
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "benchmarks" / "data"
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "2000000"))
 ROUNDS = int(os.environ.get("ADTALLY_BENCH_ROUNDS", "3"))
-SAMPLE_SECONDS = 0.05
 PEERS = ("duckdb", "polars", "spark")
 SAME = ("events", "impressions", "clicks", "conversions", "rows", "flags")
 
@@ -87,49 +87,13 @@ def measured(name: str, command: list[str]) -> Measured:
     process = subprocess.Popen(
         [*command, *target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    peak = [0.0]
-    ticks: dict[int, int] = {}
-    done = threading.Event()
-    sampler = threading.Thread(target=sample, args=(process.pid, peak, ticks, done))
-    sampler.start()
-    out, err = process.communicate()
-    wall = time.monotonic() - started
-    done.set()
-    sampler.join()
+    with Usage(process.pid) as used:
+        out, err = process.communicate()
+        wall = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"{name} failed with {process.returncode}:\n{err[-3000:]}")
-    cpu = sum(ticks.values()) / os.sysconf("SC_CLK_TCK")
     totals = own_totals(output) if name.startswith("adtally") else json.loads(out.splitlines()[-1])
-    return Measured(wall, cpu, peak[0], totals)
-
-
-def sample(pid: int, peak: list[float], ticks: dict[int, int], done: threading.Event) -> None:
-    """Resident memory (MB) and processor time (ticks) of a process and its children.
-
-    A process is asked until it ends, not waited for: Spark's JVM is nobody's child by then.
-    """
-    page = os.sysconf("SC_PAGE_SIZE")
-    while not done.wait(SAMPLE_SECONDS):
-        total = 0
-        for one in tree(pid):
-            try:
-                total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * page
-                words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-                ticks[one] = int(words[11]) + int(words[12])
-            except (OSError, IndexError):  # it ended in between
-                continue
-        peak[0] = max(peak[0], total / 1e6)
-
-
-def tree(pid: int) -> list[int]:
-    found = [pid]
-    for one in found:
-        try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        except OSError:  # it ended in between
-            continue
-    return found
+    return Measured(wall, used.cpu, used.peak_mb, totals)
 
 
 def own_totals(output: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ from apache_beam.transforms import trigger
 from apache_beam.transforms.window import GlobalWindows
 
 from adtally.io.arrow import to_ipc
+from adtally.io.panes import GroupPanes
 
 PIECE_BYTES: Final = 256 << 10
 """Arrow bytes of a piece: large batches are cut, so that counting pieces bounds bytes."""
@@ -88,7 +89,7 @@ class Collect(beam.PTransform):
                 trigger=trigger.Repeatedly(ready),
                 accumulation_mode=trigger.AccumulationMode.DISCARDING,
             )
-            | "Collect" >> beam.GroupByKey()
+            | "Collect" >> GroupPanes()
         )
 
 

@@ -136,7 +136,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
         console.print(f"output   {job.output}", soft_wrap=True)
         console.print(f"look     duckdb -init {job.output}/views.sql", soft_wrap=True)
         if given["detach"]:
-            settle(result)
+            settle(result, RESTORE_SECONDS if given["flink_savepoint"] else SETTLE_SECONDS)
             return
         try:
             attend(result, given["quiet"])

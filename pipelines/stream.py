@@ -68,11 +68,6 @@ def prepare(request: StreamRequest) -> Job:
         ConfigError: a setting cannot work.
     """
     output = checked_output(request.output)
-    reads = request.reads
-    if request.resume:
-        begun_ms = resume_ms(output, request.settings, request.flush_seconds)
-        if begun_ms is not None:
-            reads = tuple(replace(read, start_ms=begun_ms) for read in reads)
     job = Job(
         output=output,
         blocks=(),
@@ -80,7 +75,7 @@ def prepare(request: StreamRequest) -> Job:
         started_ms=now_ms(),
         mapping=request.mapping,
         elasticsearch=request.elasticsearch,
-        reads=reads,
+        reads=settled_reads(request, output),
         streaming=Streaming(
             id=f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}",
             pane_seconds=request.pane_seconds,
@@ -107,16 +102,22 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
 
 
 def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome:
-    """Read what the streams hold by now, as a bounded run, and end."""
+    """Read what the streams hold by now, as a bounded run, and end.
+
+    Into the output of a stream that was cancelled it begins where that one has to be read again,
+    and finishes all windows: a drain.
+    """
     stop_ms = now_ms()
+    output = checked_output(request.output)
+    reads = settled_reads(request, output)
     job = Job(
-        output=checked_output(request.output),
+        output=output,
         blocks=(),
         settings=request.settings,
         started_ms=stop_ms,
         mapping=request.mapping,
         elasticsearch=request.elasticsearch,
-        reads=tuple(replace(read, stop_ms=read.stop_ms or stop_ms) for read in request.reads),
+        reads=tuple(replace(read, stop_ms=read.stop_ms or stop_ms) for read in reads),
     )
     settle_manifest(job)
     bounded = Request(
@@ -128,6 +129,16 @@ def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome
     )
     report = execute(job, bounded, watch)
     return Outcome(report, job, record_run(job, report))
+
+
+def settled_reads(request: StreamRequest, output: str) -> tuple[ReadFromKinesis, ...]:
+    """The streams, with where reading them begins."""
+    begun_ms = None
+    if request.resume:
+        begun_ms = resume_ms(output, request.settings, request.flush_seconds)
+    if begun_ms is None:
+        return request.reads
+    return tuple(replace(read, start_ms=begun_ms) for read in request.reads)
 
 
 def resume_ms(output: str, settings: Settings, flush_seconds: int) -> int | None:

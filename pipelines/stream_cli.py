@@ -175,7 +175,12 @@ def runner_arguments(given: dict[str, Any]) -> list[str]:
     from adtally.runners.prism import prism_arguments
 
     runner = given["runner"]
-    if given["stop_at"] is not None and runner == "DirectRunner":
+    if given["stop_at"] is not None:
+        if runner != "DirectRunner":
+            raise ConfigError(
+                f"--stop-at is a bounded read, which --runner {runner} has not been made for; "
+                f"leave --runner out, and it runs on the DirectRunner."
+            )
         return []
     if runner in ("DirectRunner", "PrismRunner"):
         return prism_arguments(given["prism"])
@@ -219,7 +224,9 @@ def attend(result: Any, quiet: bool) -> None:
             time.sleep(0.5)
             if not quiet and time.monotonic() >= next_line:
                 next_line += LOG_SECONDS
-                _LOG.info(line(counters(result)))
+                counts = counters(result)
+                if counts:  # Flink keeps them in its own metrics
+                    _LOG.info(line(counts))
         result.wait_until_finish()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 SETTLE_SECONDS: Final = 10.0
-"""A cluster that refuses a job, such as for a savepoint of another graph, does so within this."""
+"""A cluster that has no room for a job, or no place for its checkpoints, says so within this."""
+
+RESTORE_SECONDS: Final = 30.0
+"""A savepoint that is not there, or is of another graph, was refused after up to 19 s."""
 
 
 class NotStarted(RuntimeError):
@@ -25,13 +28,15 @@ def start(build: Callable[[beam.Pipeline], None], arguments: Sequence[str]) -> A
     return pipeline.run()
 
 
-def settle(result: Any) -> None:
+def settle(result: Any, seconds: float = SETTLE_SECONDS) -> None:
     """Watch a job that was just started for as long as a runner may need to refuse it.
+
+    Beam calls a job on Flink "running" as soon as the job server has it, so only time tells.
 
     Raises:
         NotStarted: it ended.
     """
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         state = result.state
         if PipelineState.is_terminal(state):

@@ -150,11 +150,11 @@ class Faults:
     def kill_job_manager(self) -> None:
         (job,) = self.flink.jobs()
         self.flink.manager.kill()
-        checkpoint = newest_checkpoint(self.flink.data, job)
+        checkpoint = self.flink.newest_checkpoint(job)
         self.flink.manager.start()
         self.flink.pool.restart()
         streams.until(self.flink.task_managers[0].healthy, 60, "the TaskManager is back")
-        self.start("--flink-savepoint", checkpoint.as_uri())
+        self.start("--flink-savepoint", checkpoint)
 
     def move_to_other_parallelism(self) -> None:
         (job,) = self.flink.jobs()
@@ -236,13 +236,6 @@ class Faults:
             for row in self.rows
         ]
         return "\n".join(lines)
-
-
-def newest_checkpoint(cluster: Path, job: str) -> Path:
-    """The last checkpoint of a job that was written whole."""
-    folder = cluster / "manager" / "checkpoints" / job
-    whole = [path.parent for path in folder.glob("chk-*/_metadata")]
-    return max(whole, key=lambda path: int(path.name.removeprefix("chk-")))
 
 
 def main() -> None:

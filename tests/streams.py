@@ -21,6 +21,8 @@ from aws_kinesis_agg.aggregator import RecordAggregator
 from adtally.io.elasticsearch import ElasticsearchConfig, connect
 from adtally.io.synthetic import GenerateConfig
 from adtally.io.synthetic_logs import generate
+from adtally.runners.flink import FlinkConfig
+from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import aws_client, make_stream
 from tests import sql_oracle
 
@@ -32,9 +34,9 @@ MEASURES = (
 AWS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
 
-def recent_logs(folder: Path, events: int, seed: int = 1) -> Path:
-    """Logs of the last whole hour: duplicates, late, malformed, out of order."""
-    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+def recent_logs(folder: Path, events: int, seed: int = 1, hours_ago: int = 1) -> Path:
+    """Logs of the last whole hour, or one before: duplicates, late, malformed, out of order."""
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours_ago)
     start = before.replace(minute=0, second=0, microsecond=0)
     config = GenerateConfig(
         seed=seed,
@@ -65,6 +67,16 @@ def create_stream(url: str, name: str, shards: int) -> Any:
     """A new stream, ready to use; returns a client."""
     make_stream(url, name, shards)
     return aws_client("kinesis", url)
+
+
+def flink_options(cluster: FlinkCluster) -> tuple[str, ...]:
+    """Beam options for a job on this cluster."""
+    config = FlinkConfig(
+        cluster.job_server.endpoint,
+        f"127.0.0.1:{cluster.job_server.artifact_port}",
+        cluster.pool.endpoint,
+    )
+    return tuple(config.arguments())
 
 
 def put(client: Any, name: str, lines: Sequence[bytes], seed: int = 1) -> None:

@@ -16,6 +16,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
 from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
+from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
 from adtally.io.spill import Spill, take
 from adtally.transforms.rollup import roll_up
@@ -166,7 +167,7 @@ class TallyWindows(beam.PTransform):
         return (
             slices
             | "Window" >> self.windowing.into()
-            | "Group by shard" >> beam.GroupByKey()
+            | "Group by shard" >> GroupPanes()
             | "Tally"
             >> beam.ParDo(_Tally(self.spec, self.windowing.accumulates))
             .with_outputs(FLAGS, main=SUMMARIES)
@@ -238,7 +239,7 @@ class RollUpWindows(beam.PTransform):
             summaries
             | "Key by shard" >> beam.Map(_keyed).with_output_types(tuple[int, bytes])
             | "Window" >> self.windowing.into()
-            | "Group by shard" >> beam.GroupByKey()
+            | "Group by shard" >> GroupPanes()
             | "Roll up"
             >> beam.ParDo(_RollUp(self.spec, self.window_ms, self.ranges)).with_output_types(
                 pa.Table

@@ -176,13 +176,13 @@ class JobManager(Service):
         with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:
             return json.load(answer)
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def ask(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
         """Ask the REST interface for something."""
         request = urllib.request.Request(
             f"{self.url}{path}",
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
-            method="POST",
+            method=method,
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
@@ -359,18 +359,38 @@ class FlinkCluster:
         found = self.manager.get("/jobs")["jobs"]
         return [job["id"] for job in found if job["status"] == status]
 
-    def stop_with_savepoint(self, job: str, *, drain: bool = False) -> str:
+    def cancel(self, job: str) -> None:
+        """End a job as it is; its last checkpoint stays."""
+        self.manager.ask(f"/jobs/{job}?mode=cancel", {}, "PATCH")
+        deadline = time.monotonic() + 60
+        while job not in self.jobs("CANCELED"):
+            if time.monotonic() > deadline:
+                raise ServiceFailed(f"{job} was not cancelled within 60 s")
+            time.sleep(POLL_SECONDS)
+
+    def newest_checkpoint(self, job: str) -> str:
+        """URI of the last checkpoint of a job that was written whole; needs no running cluster.
+
+        Raises:
+            ServiceFailed: there is none.
+        """
+        folder = self.manager.data / "checkpoints" / job
+        whole = [path.parent for path in folder.glob("chk-*/_metadata")]
+        if not whole:
+            raise ServiceFailed(f"no checkpoint of {job} in {folder}")
+        newest = max(whole, key=lambda path: int(path.name.removeprefix("chk-")))
+        return newest.absolute().as_uri()
+
+    def stop_with_savepoint(self, job: str) -> str:
         """Take a savepoint and end a job; returns the savepoint's URI.
 
-        Args:
-            job: its id.
-            drain: fire all windows first, as if the stream had ended; only for a job that is not
-                to be continued.
+        Never with ``drain``: Beam's operator waits in ``finish`` until a splittable source has
+        ended, which a live one does not, and the job hangs.
 
         Raises:
             ServiceFailed: Flink could not.
         """
-        asked = self.manager.post(f"/jobs/{job}/stop", {"drain": drain})["request-id"]
+        asked = self.manager.ask(f"/jobs/{job}/stop", {"drain": False})["request-id"]
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             answer = self.manager.get(f"/jobs/{job}/savepoints/{asked}")

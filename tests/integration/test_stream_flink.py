@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
 from adtally.pipelines.cli import cli
+from adtally.pipelines.job import Settings
+from adtally.pipelines.stream import StreamRequest, stream
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
-from tests import sql_oracle, streams
+from tests import canned_kinesis, sql_oracle, streams
+from tests.nodes import started_flink
 
 EVENTS = 6_000
 QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s")
@@ -27,7 +31,7 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_kills_a_savepoint_and_another_parallelism_lose_and_double_nothing(
+def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     tmp_path: Path,
     kinesis_server: KinesisServer,
     elasticsearch_node: ElasticsearchNode,
@@ -53,7 +57,7 @@ def test_kills_a_savepoint_and_another_parallelism_lose_and_double_nothing(
         assert result.exit_code == 0, result.output
 
     def put(part: int) -> None:
-        streams.put(client, "flink", lines[part::4], seed=part)
+        streams.put(client, "flink", lines[part::5], seed=part)
 
     def rows() -> int:
         query = "SELECT count(*) FROM event_rows"
@@ -78,7 +82,15 @@ def test_kills_a_savepoint_and_another_parallelism_lose_and_double_nothing(
     savepoint = flink.stop_with_savepoint(job)
     flink.pool.restart()
     start("--flink-savepoint", savepoint, "--flink-parallelism", "3")
+    before = rows()
     put(3)
+    _soon(lambda: rows() > before, flink, "events flow from the savepoint")
+
+    (job,) = flink.jobs()
+    flink.cancel(job)
+    flink.pool.restart()
+    start("--flink-savepoint", flink.newest_checkpoint(job), "--flink-parallelism", "2")
+    put(4)
     _soon(
         lambda: streams.searchable(elasticsearch_node.url, "flink") == expected,
         flink,
@@ -87,6 +99,60 @@ def test_kills_a_savepoint_and_another_parallelism_lose_and_double_nothing(
     _soon(lambda: streams.stored(live) == expected, flink, "Parquet equals SQL")
     assert streams.stored_flags(live) == flags
     assert len(streams.in_log(live)) == sql.execute("SELECT count(*) FROM events").fetchone()[0]
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> Iterator[FlinkCluster]:
+    """A cluster for tests that do not break it, one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers import from tests
+        cluster = started_flink()
+        yield cluster
+        cluster.stop()
+
+
+@pytest.mark.slow
+def test_a_savepoint_that_is_not_there_is_refused(
+    tmp_path: Path, kinesis_server: KinesisServer, unbroken: FlinkCluster
+) -> None:
+    streams.create_stream(kinesis_server.url, "refused", 1)
+    arguments = (
+        *("stream", "--source", "kinesis://refused", "--kinesis-region", "us-east-1"),
+        *("--kinesis-endpoint", kinesis_server.url, "--output", str(tmp_path / "live")),
+        *(*unbroken.arguments(), "--flink-savepoint", "file:///nowhere", "--detach"),
+    )
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == 1
+    assert "the job did not start, and nothing is being read" in result.output
+    assert "file:/nowhere" in result.output
+
+
+@pytest.mark.slow
+def test_a_past_that_is_read_in_a_moment_expires_windows_before_their_timers(
+    tmp_path: Path, unbroken: FlinkCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flink then fires panes that hold nothing, which once ended the job over and over."""
+    monkeypatch.setattr(sql_oracle, "LATENESS_MS", 3_600_000)
+    logs = streams.recent_logs(tmp_path / "made", EVENTS, hours_ago=30)
+    lines = canned_kinesis.in_order(streams.lines_of(logs))
+    canned_kinesis.write(lines, tmp_path / "shards", 2)
+    read = ReadFromKinesis(
+        KinesisConfig("past", "us-east-1"),
+        make_client=canned_kinesis.CannedKinesis(tmp_path / "shards"),
+    )
+    request = StreamRequest(
+        (read,),
+        str(tmp_path / "out"),
+        Settings(),
+        flush_seconds=5,
+        arguments=streams.flink_options(unbroken),
+    )
+    stream(request)
+    expected = sql_oracle.summaries(streams.oracle(logs), 60)
+    _soon(lambda: streams.stored(tmp_path / "out") == expected, unbroken, "Parquet equals SQL")
+    (job,) = unbroken.jobs()
+    unbroken.cancel(job)
+    assert unbroken.manager.get(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"] == []
 
 
 def _soon(true: Callable[[], bool], cluster: FlinkCluster, what: str) -> None:

@@ -1,0 +1,71 @@
+"""Processor time and memory of processes and all that they start."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Self
+
+SAMPLE_SECONDS = 0.05
+
+
+class Usage:
+    """Watches trees of processes while it is entered.
+
+    Processes are asked until they end, not waited for: Spark's JVM is nobody's child by then.
+
+    Attributes:
+        peak_mb: the most resident memory of all of them together.
+    """
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
+        self._ticks: dict[int, int] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.peak_mb = 0.0
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time since it was entered."""
+        return (sum(self._ticks.values()) - self._before) / os.sysconf("SC_CLK_TCK")
+
+    def __enter__(self) -> Self:
+        self._sample()
+        self._before = sum(self._ticks.values())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._sample()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        pages = 0
+        for pid in self._pids:
+            for one in tree(pid):
+                try:
+                    pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
+                    words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+                    self._ticks[one] = int(words[11]) + int(words[12])
+                except (OSError, IndexError):  # it ended in between
+                    continue
+        self.peak_mb = max(self.peak_mb, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for one in found:
+        try:
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except OSError:  # it ended in between
+            continue
+    return found
