@@ -120,7 +120,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
     with _failures(given["debug"]):
         from adtally.pipelines import stream as runs
         from adtally.pipelines.stream_cli import attend, request_of
-        from adtally.runners.unbounded import settle
+        from adtally.runners.unbounded import RESTORE_SECONDS, SETTLE_SECONDS, settle
 
         _refuse_strays(ctx)
         request = request_of(given, tuple(ctx.args), _elasticsearch(given))
