@@ -124,7 +124,7 @@ def test_a_savepoint_that_is_not_there_is_refused(
     result = CliRunner().invoke(cli, list(arguments))
     assert result.exit_code == 1
     assert "the job did not start, and nothing is being read" in result.output
-    assert "file:/nowhere" in result.output
+    assert "Cannot find checkpoint or savepoint file/directory 'file:///nowhere'" in result.output
 
 
 @pytest.mark.slow
