@@ -62,6 +62,9 @@ class FlinkConfig:
             # Else a checkpoint in the middle of a bundle keeps what the bundle gives for the next
             # bundle; the one that begins reading has no next, and then nothing is ever read.
             "--finish_bundle_before_checkpointing",
+            # A job that was cancelled can be resumed from its last checkpoint.
+            "--externalized_checkpoints_enabled",
+            "--retain_externalized_checkpoints_on_cancellation",
         ]
         if self.artifact_endpoint:
             given.append(f"--artifact_endpoint={self.artifact_endpoint}")

@@ -151,7 +151,6 @@ class JobManager(Service):
             "io.tmp.dirs": str(self.data),
             "state.checkpoints.dir": (self.data / "checkpoints").absolute().as_uri(),
             "state.savepoints.dir": (self.data / "savepoints").absolute().as_uri(),
-            "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
             # A lost TaskManager is noticed after this; Flink's default is 50 s.
             "heartbeat.interval": "2000",
             "heartbeat.timeout": "10000",
