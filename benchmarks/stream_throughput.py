@@ -118,7 +118,8 @@ def adtally(cluster: FlinkCluster, folder: Path) -> int:
     shutil.rmtree(output, ignore_errors=True)
     shards = folder / "shards"
     read = ReadFromKinesis(
-        KinesisConfig("bench", "us-east-1"), make_client=canned_kinesis.CannedKinesis(shards)
+        KinesisConfig("bench", "us-east-1", call_seconds=0.0, shard_bytes_a_second=1e12),
+        make_client=canned_kinesis.CannedKinesis(shards),
     )
     request = StreamRequest(
         (read,),
