@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
@@ -17,6 +20,13 @@ from adtally.io.logs import LogFile, NoInput, list_files
 HOUR_MS: Final = 3_600_000
 STREAM_PREFIX: Final = "stream-"
 """Files of the log that a stream wrote begin so."""
+
+LAG_MS: Final = 2 * 24 * HOUR_MS
+"""A shard may be this far behind another one and is still found; Kinesis keeps a day by default."""
+
+_ARRIVALS: Final = "adtally.arrivals"
+_SHARD: Final = r"^(.*/shardId-[0-9]+)/"
+_FOOTERS_AT_ONCE: Final = 16
 _PARTITION = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/[^/]*$")
 
 
@@ -53,36 +63,59 @@ def files_in(output: str, ranges: Sequence[tuple[int, int]]) -> list[LogFile]:
     return inside
 
 
-def newest_arrival_ms(output: str) -> int | None:
-    """The latest ``arrived_at`` in an output's event log, from the footers of its newest files."""
-    paths = list_paths(join(output, "events", "date=*", "hour=*", f"{STREAM_PREFIX}*.parquet"))
+def arrival_notes(events: pa.Table) -> dict[str, str]:
+    """The newest arrival of each shard (milliseconds), for the footer of a stream's file."""
+    found = (
+        pl.DataFrame(pl.from_arrow(events.select(["source", "arrived_at"])))
+        .drop_nulls("arrived_at")
+        .group_by(pl.col("source").str.extract(_SHARD).fill_null("").alias("shard"))
+        .agg(pl.col("arrived_at").dt.epoch("ms").max())
+        .sort("shard")
+    )
+    return {_ARRIVALS: json.dumps(dict(found.iter_rows()))}
+
+
+def is_streamed(output: str) -> bool:
+    """Whether a stream has written into an output's event log."""
+    return any(_streamed(output))
+
+
+def reached_ms(output: str) -> int | None:
+    """The arrival that every shard was read up to when the log was last written.
+
+    That is the oldest of the newest arrivals of the shards. An idle shard is taken for one that
+    lags, as the log does not tell them apart: reading again costs time, leaving out costs events.
+    Shards that arrived nothing for ``LAG_MS`` before the newest are taken for gone.
+
+    Returns:
+        Milliseconds since the epoch, or None where no stream has written.
+    """
     by_date: dict[str, list[str]] = {}
-    for path in paths:
-        match = re.search(r"date=(\d{4}-\d{2}-\d{2})/", path)
+    for path in _streamed(output):
+        match = _PARTITION.search(path)
         if match:
             by_date.setdefault(match[1], []).append(path)
-    tomorrow = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).date().isoformat()
-    newest: int | None = None
+    newest: dict[str, int] = {}
     for date in sorted(by_date, reverse=True):
-        for at in _arrivals(by_date[date]):
-            newest = at if newest is None else max(newest, at)
-        if newest is not None and date < tomorrow and date < _date(newest):
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
+            for arrivals in threads.map(_arrivals, by_date[date]):
+                for shard, at in arrivals.items():
+                    newest[shard] = max(at, newest.get(shard, at))
+        if newest and date < _date(max(newest.values()) - LAG_MS):
             break  # files of earlier dates hold events that arrived before
-    return newest
+    if not newest:
+        return None
+    return min(at for at in newest.values() if at >= max(newest.values()) - LAG_MS)
 
 
-def _arrivals(paths: list[str]) -> Iterator[int]:
-    for path in paths:
-        with FileSystems.open(path) as file:
-            footer = pq.ParquetFile(file).metadata
-        names = footer.schema.names
-        if "arrived_at" not in names:
-            continue
-        column = names.index("arrived_at")
-        for group in range(footer.num_row_groups):
-            statistics = footer.row_group(group).column(column).statistics
-            if statistics is not None and statistics.has_min_max:
-                yield round(pa.scalar(statistics.max).as_py().timestamp() * 1000)
+def _streamed(output: str) -> list[str]:
+    return list_paths(join(output, "events", "date=*", "hour=*", f"{STREAM_PREFIX}*.parquet"))
+
+
+def _arrivals(path: str) -> dict[str, int]:
+    with FileSystems.open(path) as file:
+        noted = pq.ParquetFile(file).metadata.metadata or {}
+    return dict(json.loads(noted.get(_ARRIVALS.encode(), b"{}")))
 
 
 def _date(ms: int) -> str:

@@ -165,9 +165,11 @@ def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def write_table(table: pa.Table, path: str) -> int:
-    """Write a whole table as one file, atomically; returns its size in bytes."""
+def write_table(table: pa.Table, path: str, notes: dict[str, str] | None = None) -> int:
+    """Write a whole table as one file, atomically, with notes in its footer; returns its bytes."""
     with atomic_write(path) as file:
         with parquet_writer(file, table.schema) as writer:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            if notes:
+                writer.add_key_value_metadata(notes)
         return file.tell()

@@ -19,6 +19,7 @@ from adtally.io.dead_letters import (
     encode_lines,
     write_dead_letters,
 )
+from adtally.io.event_log import arrival_notes
 from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
@@ -107,7 +108,7 @@ class _WriteLogPane(beam.DoFn):
         events = pa.concat_tables(from_ipc(piece).replace_schema_metadata(None) for piece in pieces)
         for partition, part in split_by_hour(events):
             path = join(self._folder, partition, f"{name}.parquet")
-            self._written.add(write_table(part, path))
+            self._written.add(write_table(part, path, arrival_notes(part)))
             self._rows.inc(part.num_rows)
 
 

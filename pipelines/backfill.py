@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adtally.io import generations, manifest
 from adtally.io.dead_letters import remove_dead_letters
-from adtally.io.event_log import files_in, hour_of, newest_arrival_ms
+from adtally.io.event_log import files_in, hour_of, is_streamed
 from adtally.io.files import join, remove_leftovers
 from adtally.io.logs import BLOCK_BYTES, LogFile, absolute, list_files, pack
 from adtally.io.views import write_views
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs n
 
 HOUR_MS = 3_600_000
 LOG_LAG_MS = 900_000
-"""A stream's log holds everything that arrived this long ago: it is written every five minutes."""
+"""A stream's log holds what arrived this long ago: it is written every ten minutes or sooner."""
 OUTPUT_KINDS = ("dead-letters", "late", "summaries", "flags", "generations", "runs")
 RECORDED_INPUTS = 1_000
 """Input addresses that a run's record names; all are in the event log's ``source``."""
@@ -149,10 +149,11 @@ def check_final(output: str, ranges: Ranges, settings: Settings) -> None:
     Raises:
         ConfigError: names the latest border that works.
     """
-    if newest_arrival_ms(output) is None:
+    if not is_streamed(output):
         return
     wait_ms = settings.allowed_lateness_seconds * 1000 + LOG_LAG_MS
-    border = (now_ms() - wait_ms) // HOUR_MS * HOUR_MS
+    step_ms = max(HOUR_MS, settings.window_seconds * 1000)
+    border = (now_ms() - wait_ms) // step_ms * step_ms
     if any(end > border for _, end in ranges):
         raise ConfigError(
             f"the range reaches into windows that are not final: a stream writes into {output}, "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from adtally.io.event_log import STREAM_PREFIX, newest_arrival_ms
+from adtally.io.event_log import STREAM_PREFIX, reached_ms
 from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
 from adtally.io.kinesis_shards import TRIM_HORIZON
 from adtally.pipelines.backfill import (
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 RESTART_MARGIN_MS: Final = 600_000
 """Read again before the point where reading has to begin after a start without state: events may
 have been dated ahead, and the log may have been written a little earlier than summaries."""
+
+MOST_FLUSH_SECONDS: Final = 600
+"""The longest that events may wait before they are in the log: a fresh start reads again what a run
+before it, whatever its setting was, had not written; a correction waits until the log is whole."""
 
 _LOG = logging.getLogger("adtally")
 
@@ -67,6 +71,11 @@ def prepare(request: StreamRequest) -> Job:
     Raises:
         ConfigError: a setting cannot work.
     """
+    if request.flush_seconds > MOST_FLUSH_SECONDS:
+        raise ConfigError(
+            f"flush_seconds is {request.flush_seconds}: a fresh start and a correction count on "
+            f"events being in the log after {MOST_FLUSH_SECONDS} s; give that or less."
+        )
     output = checked_output(request.output)
     job = Job(
         output=output,
@@ -117,7 +126,10 @@ def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome
         started_ms=stop_ms,
         mapping=request.mapping,
         elasticsearch=request.elasticsearch,
-        reads=tuple(replace(read, stop_ms=read.stop_ms or stop_ms) for read in reads),
+        reads=tuple(
+            replace(read, stop_ms=stop_ms if read.stop_ms is None else read.stop_ms)
+            for read in reads
+        ),
     )
     settle_manifest(job)
     bounded = Request(
@@ -135,25 +147,26 @@ def settled_reads(request: StreamRequest, output: str) -> tuple[ReadFromKinesis,
     """The streams, with where reading them begins."""
     begun_ms = None
     if request.resume:
-        begun_ms = resume_ms(output, request.settings, request.flush_seconds)
+        begun_ms = resume_ms(output, request.settings)
     if begun_ms is None:
         return request.reads
     return tuple(replace(read, start_ms=begun_ms) for read in request.reads)
 
 
-def resume_ms(output: str, settings: Settings, flush_seconds: int) -> int | None:
+def resume_ms(output: str, settings: Settings) -> int | None:
     """Where a stream without saved state begins: None where the output has no stream's events.
 
-    It is the start of the oldest window that was not final when the log was last written, less what
-    may not have been in the log yet. So every window that could still change is counted from its
-    first event on, and windows before it keep their fuller rows, as versions say.
+    It is the start of the oldest window, roll-ups too, that was open when the log was last written,
+    less what may not have been in the log yet. So every window that could still change is counted
+    from its first event on, and windows before it keep their fuller rows, as versions say.
     """
-    arrived = newest_arrival_ms(output)
-    if arrived is None:
+    reached = reached_ms(output)
+    if reached is None:
         return None
-    open_ms = (settings.window_seconds + settings.allowed_lateness_seconds) * 1000
-    start_ms = arrived - open_ms - flush_seconds * 1000 - RESTART_MARGIN_MS
-    window_ms = settings.window_seconds * 1000
+    window_seconds = max(settings.window_seconds, *settings.rollup_seconds, 0)
+    open_ms = (window_seconds + settings.allowed_lateness_seconds) * 1000
+    start_ms = reached - open_ms - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
+    window_ms = window_seconds * 1000
     return max(0, start_ms // window_ms * window_ms)
 
 

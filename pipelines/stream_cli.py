@@ -108,6 +108,13 @@ stream_options = options(
         show_default=True,
         help="Slots that the job takes.",
     ),
+    click.option(
+        "--flink-workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="SDK worker processes beside each TaskManager; 0 for one less than its cores.",
+    ),
     click.option("--flink-checkpoint-every", type=Duration(), default=10, show_default=True),
     click.option("--flink-state-backend", default="", help="hashmap or rocksdb."),
     click.option("--flink-checkpoint-folder", default="", help="URI for checkpoints."),
@@ -175,6 +182,13 @@ def runner_arguments(given: dict[str, Any]) -> list[str]:
     from adtally.runners.prism import prism_arguments
 
     runner = given["runner"]
+    if given["detach"] and not (runner == "FlinkRunner" and given["flink_environment"]):
+        raise ConfigError(
+            "--detach ends this process, and with it the stream: its workers run in here. Give it "
+            "with --runner FlinkRunner and --flink-environment HOST:PORT of an SDK worker pool."
+        )
+    if given["flink_savepoint"] and runner != "FlinkRunner":
+        raise ConfigError(f"--flink-savepoint is of no use to --runner {runner}; leave it out.")
     if given["stop_at"] is not None:
         if runner != "DirectRunner":
             raise ConfigError(
@@ -191,16 +205,20 @@ def runner_arguments(given: dict[str, Any]) -> list[str]:
             "--runner FlinkRunner needs --flink-job-endpoint HOST:PORT of Beam's job server; "
             "'adtally local up --only flink' starts one on this machine and says where."
         )
-    config = FlinkConfig(
-        job_endpoint=given["flink_job_endpoint"],
-        artifact_endpoint=given["flink_artifact_endpoint"],
-        environment=given["flink_environment"],
-        parallelism=given["flink_parallelism"],
-        checkpoint_seconds=given["flink_checkpoint_every"],
-        state_backend=given["flink_state_backend"],
-        checkpoint_folder=given["flink_checkpoint_folder"],
-        savepoint=given["flink_savepoint"],
-    )
+    try:
+        config = FlinkConfig(
+            job_endpoint=given["flink_job_endpoint"],
+            artifact_endpoint=given["flink_artifact_endpoint"],
+            environment=given["flink_environment"],
+            parallelism=given["flink_parallelism"],
+            checkpoint_seconds=given["flink_checkpoint_every"],
+            state_backend=given["flink_state_backend"],
+            checkpoint_folder=given["flink_checkpoint_folder"],
+            savepoint=given["flink_savepoint"],
+            workers=given["flink_workers"],
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return config.arguments()
 
 

@@ -31,6 +31,8 @@ class FlinkConfig:
         state_backend: ``hashmap`` or ``rocksdb``; empty for the cluster's.
         checkpoint_folder: URI for checkpoints; empty for the cluster's.
         savepoint: URI of a savepoint or retained checkpoint to begin from; empty for none.
+        workers: SDK worker processes beside each TaskManager, each of which computes on one core;
+            0 for one less than it has cores.
     """
 
     job_endpoint: str
@@ -41,12 +43,19 @@ class FlinkConfig:
     state_backend: str = ""
     checkpoint_folder: str = ""
     savepoint: str = ""
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.parallelism < LEAST_PARALLELISM:
             raise ValueError(
                 f"parallelism is {self.parallelism}: savepoints of such a job cannot be resumed "
                 f"with another parallelism; give {LEAST_PARALLELISM} or more."
+            )
+
+        if self.checkpoint_seconds < 0.001:
+            raise ValueError(
+                f"checkpoint_seconds is {self.checkpoint_seconds}: without checkpoints nothing "
+                f"survives a failure, and reading stalls; give 1 or more."
             )
 
     def arguments(self) -> list[str]:
@@ -56,6 +65,7 @@ class FlinkConfig:
             f"--job_endpoint={self.job_endpoint}",
             f"--parallelism={self.parallelism}",
             f"--checkpointing_interval={round(self.checkpoint_seconds * 1000)}",
+            f"--sdk_worker_parallelism={self.workers}",
             f"--number_of_execution_retries={RESTARTS}",
             "--execution_retry_delay=1000",
             "--shutdown_sources_after_idle_ms=9223372036854775807",

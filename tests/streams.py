@@ -75,6 +75,7 @@ def flink_options(cluster: FlinkCluster) -> tuple[str, ...]:
         cluster.job_server.endpoint,
         f"127.0.0.1:{cluster.job_server.artifact_port}",
         cluster.pool.endpoint,
+        workers=2,
     )
     return tuple(config.arguments())
 

@@ -93,11 +93,19 @@ def test_each_part_of_a_name_keeps_files_apart() -> None:
 # Pieces.
 
 
-def numbered(count: int, width: int = 1000) -> pa.Table:
+def numbered(count: int, width: int = 1000, text: pa.DataType | None = None) -> pa.Table:
     """Rows of about ``width`` bytes that do not compress."""
     letters = random.Random(1)
     texts = [f"{letters.getrandbits(4 * width):0{width}x}" for _ in range(count)]
-    return pa.table({"n": pa.array(range(count), pa.int64()), "text": texts})
+    columns = {"n": pa.array(range(count), pa.int64()), "text": pa.array(texts, text)}
+    return pa.table(columns)
+
+
+def test_views_are_cut_as_small_as_plain_texts() -> None:
+    """Arrow writes the text of all rows with each slice of string views."""
+    pieces = table_pieces(numbered(1000, text=pa.string_view()))
+    assert len(pieces) > 1
+    assert pieces == table_pieces(numbered(1000))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 255, 270, 1000, 1050])

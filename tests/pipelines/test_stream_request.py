@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adtally.io.event_log import STREAM_PREFIX, newest_arrival_ms
+from adtally.io.event_log import LAG_MS, STREAM_PREFIX, arrival_notes, reached_ms
 from adtally.io.files import join
 from adtally.io.kinesis import TRIM_HORIZON, KinesisConfig, ReadFromKinesis
 from adtally.io.manifest import read_manifest
@@ -27,6 +27,7 @@ from adtally.pipelines.backfill import now_ms
 from adtally.pipelines.cli import cli, stream
 from adtally.pipelines.job import ConfigError, Settings, Streaming
 from adtally.pipelines.stream import (
+    MOST_FLUSH_SECONDS,
     RESTART_MARGIN_MS,
     StreamRequest,
     parse_source,
@@ -43,14 +44,20 @@ ARN = "arn:aws:kinesis:eu-central-1:123456789012:stream/events"
 
 
 def write_log(
-    output: Path, name: str, *arrivals: int | None, occurred_ms: int | None = None
+    output: Path,
+    name: str,
+    *arrivals: int | None,
+    occurred_ms: int | None = None,
+    shard: str = "shardId-0",
 ) -> None:
     """A file of an output's event log whose events arrived at these times."""
     at = occurred_ms if occurred_ms is not None else (arrivals[0] or 0)
     moment = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC)
     folder = join(str(output), "events", f"date={moment:%Y-%m-%d}", f"hour={moment:%H}")
-    rows = [{"occurred_at": at, "arrived_at": arrived} for arrived in arrivals]
-    write_table(table(EVENT_SCHEMA, rows), join(folder, f"{name}.parquet"))
+    source = f"kinesis://arn:aws:kinesis:eu-west-1:1:stream/events/{shard}/7/0"
+    rows = [{"occurred_at": at, "arrived_at": one, "source": source} for one in arrivals]
+    events = table(EVENT_SCHEMA, rows)
+    write_table(events, join(folder, f"{name}.parquet"), arrival_notes(events))
 
 
 @pytest.fixture(scope="module")
@@ -193,15 +200,15 @@ def test_another_runner_is_handed_on_to_beam(prism: str) -> None:
 
 
 def test_an_output_without_events_of_a_stream_has_no_place_to_resume(tmp_path: Path) -> None:
-    assert newest_arrival_ms(str(tmp_path)) is None
+    assert reached_ms(str(tmp_path)) is None
     write_log(tmp_path, "backfilled-00000", ARRIVED)
-    assert newest_arrival_ms(str(tmp_path)) is None
-    assert resume_ms(str(tmp_path), Settings(), 300) is None
+    assert reached_ms(str(tmp_path)) is None
+    assert resume_ms(str(tmp_path), Settings()) is None
 
 
 def test_events_that_never_arrived_in_a_stream_tell_nothing(tmp_path: Path) -> None:
     write_log(tmp_path, f"{STREAM_PREFIX}a-0000-000000-0", None, None)
-    assert newest_arrival_ms(str(tmp_path)) is None
+    assert reached_ms(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -219,29 +226,55 @@ def test_the_newest_arrival_is_found_whichever_file_has_it(
     for number, (arrived, occurred) in enumerate(files):
         name = f"{STREAM_PREFIX}a-0000-{number:06d}-0"
         write_log(tmp_path, name, arrived, arrived - 5, occurred_ms=occurred)
-    assert newest_arrival_ms(str(tmp_path)) == ARRIVED
+    assert reached_ms(str(tmp_path)) == ARRIVED
 
 
 def test_an_event_dated_ahead_hides_no_later_arrival(tmp_path: Path) -> None:
     now = now_ms()
     write_log(tmp_path, f"{STREAM_PREFIX}a-0", now - 1000, occurred_ms=now + 2 * DAY)
     write_log(tmp_path, f"{STREAM_PREFIX}a-1", now, occurred_ms=now)
-    assert newest_arrival_ms(str(tmp_path)) == now
+    assert reached_ms(str(tmp_path)) == now
+
+
+def test_a_shard_that_lags_holds_reading_back(tmp_path: Path) -> None:
+    write_log(tmp_path, f"{STREAM_PREFIX}a-0", ARRIVED, shard="shardId-1")
+    for number, arrived in enumerate((ARRIVED - 30 * HOUR, ARRIVED - 29 * HOUR)):
+        write_log(tmp_path, f"{STREAM_PREFIX}b-{number}", arrived, shard="shardId-2")
+    assert reached_ms(str(tmp_path)) == ARRIVED - 29 * HOUR
+
+
+def test_a_shard_that_is_gone_for_long_does_not_hold_reading_back(tmp_path: Path) -> None:
+    write_log(tmp_path, f"{STREAM_PREFIX}a-0", ARRIVED, shard="shardId-1")
+    write_log(tmp_path, f"{STREAM_PREFIX}a-1", ARRIVED - LAG_MS - 1, shard="shardId-2")
+    assert reached_ms(str(tmp_path)) == ARRIVED
+
+
+def test_reading_begins_before_every_roll_up_that_was_open(output: Path) -> None:
+    start_ms = resume_ms(str(output), Settings(rollup_seconds=(3600, 86_400)))
+    assert start_ms is not None
+    assert start_ms % DAY == 0
+    assert start_ms <= ARRIVED - DAY - HOUR
+
+
+def test_a_log_that_is_written_too_seldom_is_refused(tmp_path: Path) -> None:
+    reads = reading("events", start_ms=TRIM_HORIZON)
+    request = StreamRequest(reads, str(tmp_path), Settings(), flush_seconds=601)
+    with pytest.raises(ConfigError, match=r"flush_seconds is 601.*give that or less"):
+        prepare(request)
 
 
 @given(
     window=st.sampled_from([1, 10, 60, 300, 3600, 86_400, 7 * 86_400]),
     lateness=st.integers(0, 3 * 86_400),
-    flush=st.integers(1, 7200),
 )
 def test_reading_begins_before_every_window_that_was_open(
-    output: Path, window: int, lateness: int, flush: int
+    output: Path, window: int, lateness: int
 ) -> None:
     settings = Settings(window_seconds=window, allowed_lateness_seconds=lateness)
-    start_ms = resume_ms(str(output), settings, flush)
+    start_ms = resume_ms(str(output), settings)
     assert start_ms is not None
     assert start_ms % (window * 1000) == 0
-    known_ms = ARRIVED - flush * 1000 - RESTART_MARGIN_MS
+    known_ms = ARRIVED - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
     oldest_open = known_ms - (window + lateness) * 1000
     assert start_ms <= oldest_open
     assert start_ms > oldest_open - window * 1000
@@ -249,14 +282,14 @@ def test_reading_begins_before_every_window_that_was_open(
 
 def test_reading_begins_not_before_the_epoch(tmp_path: Path) -> None:
     write_log(tmp_path, f"{STREAM_PREFIX}a-0", MINUTE)
-    assert resume_ms(str(tmp_path), Settings(), 300) == 0
+    assert resume_ms(str(tmp_path), Settings()) == 0
 
 
 def test_all_streams_resume_at_the_same_time_and_keep_what_else_they_have(output: Path) -> None:
     reads = reading("events", "more", start_ms=ARRIVED, stop_ms=ARRIVED + 1, readers=3)
     request = StreamRequest(reads, str(output), Settings())
     again = settled_reads(request, str(output))
-    expected = resume_ms(str(output), Settings(), request.flush_seconds)
+    expected = resume_ms(str(output), Settings())
     assert [read.start_ms for read in again] == [expected, expected]
     assert [read.config.stream for read in again] == ["events", "more"]
     assert {(read.stop_ms, read.readers) for read in again} == {(ARRIVED + 1, 3)}
@@ -327,7 +360,7 @@ def test_a_start_again_begins_before_what_the_first_had_open(tmp_path: Path) -> 
     assert [read.start_ms for read in first.reads] == [TRIM_HORIZON]
     write_log(tmp_path, f"{first.id}-0000-000000-0", ARRIVED)
     (read,) = prepare(request).reads
-    assert read.start_ms == resume_ms(str(tmp_path), Settings(), 300)
+    assert read.start_ms == resume_ms(str(tmp_path), Settings())
 
 
 def test_other_settings_than_the_output_has_are_refused(tmp_path: Path) -> None:

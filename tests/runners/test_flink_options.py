@@ -123,6 +123,7 @@ def test_every_option_of_the_command_line_arrives() -> None:
         *("--flink-environment", "pool:50000", "--flink-parallelism", "4"),
         *("--flink-checkpoint-every", "1m", "--flink-state-backend", "rocksdb"),
         *("--flink-checkpoint-folder", "s3://b/c", "--flink-savepoint", "s3://b/s"),
+        *("--flink-workers", "3", "--detach"),
     )
     config = FlinkConfig(
         job_endpoint=ENDPOINT,
@@ -133,6 +134,7 @@ def test_every_option_of_the_command_line_arrives() -> None:
         state_backend="rocksdb",
         checkpoint_folder="s3://b/c",
         savepoint="s3://b/s",
+        workers=3,
     )
     assert arguments == config.arguments()
 
@@ -143,3 +145,14 @@ def test_flink_without_a_job_server_is_refused_with_how_to_get_one() -> None:
     message = str(raised.value)
     assert "--flink-job-endpoint HOST:PORT" in message
     assert "adtally local up --only flink" in message
+
+
+def test_what_would_end_at_once_is_not_detached() -> None:
+    with pytest.raises(ConfigError, match=r"--detach ends this process.*--flink-environment"):
+        told_by("--flink-job-endpoint", ENDPOINT, "--detach")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -0.001, -5.0])
+def test_flink_without_checkpoints_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint_seconds is .*give 1 or more"):
+        FlinkConfig(ENDPOINT, checkpoint_seconds=seconds)
