@@ -152,6 +152,14 @@ def test_the_refusal_names_the_output_the_reason_and_the_border(
     assert message.endswith("Give --to 2026-03-01T11:00:00Z or earlier, or wait.")
 
 
+def test_the_border_lies_on_a_window_where_windows_are_longer_than_an_hour(
+    streamed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(monkeypatch, NOON + 30 * MINUTE)
+    with pytest.raises(ConfigError, match=r"Give --to 2026-03-01T00:00:00Z or earlier"):
+        check_final(streamed, ((0, NOON),), Settings(window_seconds=86_400))
+
+
 # From the command line.
 
 

@@ -156,3 +156,10 @@ def test_what_would_end_at_once_is_not_detached() -> None:
 def test_flink_without_checkpoints_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match=r"checkpoint_seconds is .*give 1 or more"):
         FlinkConfig(ENDPOINT, checkpoint_seconds=seconds)
+
+
+def test_a_savepoint_without_flink_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--flink-savepoint is of no use to --runner PrismRunner"
+    ):
+        told_by("--runner", "PrismRunner", "--flink-savepoint", "file:///s")
