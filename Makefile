@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types bench format clean system
+.PHONY: demo test check lint types bench bench-stream faults format clean system
 
 $(READY): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -19,12 +19,12 @@ $(READY): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Java and Maven, for the local Elasticsearch; says what to install where it cannot.
+# Java, Maven and Node.js, for the local servers; says what to install where it cannot.
 system:
-	@sh runners/local/install_java.sh
+	@sh runners/local/install_system.sh
 
 demo: $(READY)
-	@sh runners/local/install_java.sh || echo "make demo: going on without Elasticsearch."
+	@sh runners/local/install_system.sh || echo "make demo: going on without what is missing."
 	@$(BIN)/python -m adtally.pipelines.demo
 
 test: $(READY) system
@@ -49,6 +49,15 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
+
+# The streaming graph on Flink beside Flink SQL; then from event to searchable document.
+bench-stream: $(READY) system
+	$(BIN)/python -m benchmarks.stream_throughput
+	$(BIN)/python -m benchmarks.stream_latency
+
+# Break a running stream in every way, under load; ten minutes.
+faults: $(READY) system
+	$(BIN)/python -m tests.faults
 
 clean:
 	rm -rf $(VENV) build dist demo-output benchmarks/data *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure of Java 17 (with javac) and Maven, which the local Elasticsearch needs.
+# Makes sure of Java 17 (with javac) and Maven, which Elasticsearch and Flink on this machine need,
+# and of Node.js and npm, which its Kinesis needs.
 # Installs them with apt-get where that is possible; otherwise says what to install, and fails.
 set -eu
 
@@ -14,6 +15,8 @@ if ! have java || ! have javac || [ "$(java_version)" -lt 17 ]; then
   missing="openjdk-17-jdk-headless"
 fi
 have mvn || missing="$missing maven"
+have node || missing="$missing nodejs"
+have npm || missing="$missing npm"
 [ -n "$missing" ] || exit 0
 
 if have apt-get && [ "$(id -u)" = 0 ]; then
@@ -21,7 +24,7 @@ if have apt-get && [ "$(id -u)" = 0 ]; then
 elif have apt-get && have sudo && sudo -n true 2>/dev/null; then
   sudo="sudo"
 else
-  echo "adtally: Elasticsearch on this machine needs:$missing (Debian: apt-get install $missing)." >&2
+  echo "adtally: the servers on this machine need:$missing (Debian: apt-get install $missing)." >&2
   exit 1
 fi
 echo "adtally: installing $missing" >&2
