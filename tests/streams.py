@@ -42,7 +42,7 @@ def recent_logs(folder: Path, events: int, seed: int = 1, hours_ago: int = 1) ->
         seed=seed,
         output=str(folder),
         events=events,
-        advertisers=60,
+        advertisers=2_000,
         hours=1,
         start_ms=round(start.timestamp() * 1000),
         duplicate_ratio=0.05,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from adtally.runners.local.kinesis_server import KinesisServer
 from tests import sql_oracle, streams
 
 EVENTS = 6_000
-QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s")
+FLUSH_SECONDS = 5
+WRITERS = 2
+QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", f"{FLUSH_SECONDS}s")
 SETTINGS = ("--allowed-lateness", f"{streams.LATENESS_SECONDS}s", "--rollup", "1h")
 
 
@@ -60,6 +63,7 @@ def test_stream_equals_backfill_and_sql(
     elastic = ("--elasticsearch", elasticsearch_node.url, "--elasticsearch-setup")
     prefix = ("--elasticsearch-index-prefix", "prism")
     arguments = (*where, "--output", str(live), *SETTINGS, *QUICK, *elastic, *prefix)
+    begun = time.monotonic()
     with streams.running("stream", *arguments, log=log) as process:
 
         def written() -> bool:
@@ -73,5 +77,10 @@ def test_stream_equals_backfill_and_sql(
         assert streams.searchable(elasticsearch_node.url, "prism") == expected
         assert streams.stored_flags(live) == flags
         assert streams.in_log(live) == streams.in_log(backfilled)
+        advertisers = "SELECT count(DISTINCT advertiser_id) FROM event_rows"
+        assert streams.views(live).execute(advertisers).fetchall()[0][0] > 1_000
+        flushes = (time.monotonic() - begun) / FLUSH_SECONDS + 2
+        for hour in live.glob("events/date=*/hour=*"):
+            assert len(list(hour.iterdir())) <= WRITERS * flushes, "files follow from time alone"
         dead = streams.views(live).execute("SELECT count(*) FROM dead_letters").fetchall()
         assert dead == sql.execute("SELECT count(*) FROM dead").fetchall()
