@@ -189,12 +189,18 @@ def searchable(url: str, prefix: str) -> list[Any]:
     names = [name.strip() for name in MEASURES.split(",")[:9]]
     rows = []
     with contextlib.closing(connect(ElasticsearchConfig((url,), prefix))) as client:
-        client.indices.refresh(index=f"{prefix}-summaries-*", ignore_unavailable=True)
+        # An index that a running stream made this moment cannot be searched yet (503).
+        ready = client.cluster.health(
+            index=f"{prefix}-summaries-*", level="indices", wait_for_status="yellow", timeout="30s"
+        )
+        names_now = list(ready["indices"])
+        if not names_now:
+            return []
+        client.indices.refresh(index=names_now)
         after = None
         while True:
             found = client.search(
-                index=f"{prefix}-summaries-*",
-                ignore_unavailable=True,
+                index=names_now,
                 size=5_000,
                 query={"term": {"window_seconds": 60}},
                 sort=[{"window_start": "asc"}, {"advertiser_id": "asc"}, {"currency": "asc"}],

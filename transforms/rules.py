@@ -90,6 +90,8 @@ def click_rate_ip(clicks: pl.DataFrame, rule: ClickRateIp) -> pl.DataFrame:
         .alias("threshold"),
     )
     flagged = suspects.filter(pl.col("count") > pl.col("threshold"))
+    if not flagged.height:  # most panes: a join of nothing costs half a millisecond
+        return flagged.with_columns(pl.lit([], pl.List(pl.String)).alias("evidence"))
     evidence = (
         clicks.join(flagged.select(keys), on=keys, how="semi")
         .group_by(keys)

@@ -75,9 +75,9 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     all_clicks = events.filter(pl.col("event_type") == _CLICK)
     clicks = all_clicks.filter(pl.col("counted"))
     flagged = rules.click_rate_ip(clicks, spec.ruleset.click_rate_ip)
-    withdrawn = _perhaps_flagged_before(all_clicks, spec).join(
-        flagged, on=["advertiser_id", "window"], how="anti"
-    )
+    withdrawn = _perhaps_flagged_before(all_clicks, spec)
+    if withdrawn.height:
+        withdrawn = withdrawn.join(flagged, on=["advertiser_id", "window"], how="anti")
     summaries = _with_givt(summaries, clicks, flagged, spec)
     copies = sum(part.num_rows for part in slices) - events.height
     return Tally(
@@ -211,12 +211,13 @@ def _perhaps_flagged_before(all_clicks: pl.DataFrame, spec: TallySpec) -> pl.Dat
     With more events a count only falls when a copy of a click, with another address, takes the
     place of the one that was counted. So no count ever was above that of all copies together.
     """
-    copied = all_clicks.filter(~pl.col("counted")).select("advertiser_id", "window").unique()
-    candidates = all_clicks.join(copied, on=["advertiser_id", "window"], how="semi").unique(
-        ["advertiser_id", "window", "ip", "event_id"]
-    )
+    keys = ["advertiser_id", "window"]
+    copied = all_clicks.filter(~pl.col("counted")).select(keys).unique()
+    if not copied.height:
+        return copied
+    candidates = all_clicks.join(copied, on=keys, how="semi").unique([*keys, "ip", "event_id"])
     flagged = rules.click_rate_ip(candidates, spec.ruleset.click_rate_ip)
-    return flagged.select("advertiser_id", "window").unique()
+    return flagged.select(keys).unique()
 
 
 def _flag_table(
