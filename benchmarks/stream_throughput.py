@@ -24,7 +24,7 @@ from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
 from adtally.io.synthetic import GenerateConfig
 from adtally.io.synthetic_logs import generate
 from adtally.io.views import views_sql
-from adtally.pipelines.job import Settings
+from adtally.pipelines.job import STREAM_SHARDS, Settings
 from adtally.pipelines.stream import StreamRequest, stream
 from adtally.runners.local.flink_cluster import FlinkCluster, install_flink
 from benchmarks.run import DATA, ROOT
@@ -124,7 +124,7 @@ def adtally(cluster: FlinkCluster, folder: Path) -> int:
     request = StreamRequest(
         (read,),
         str(output),
-        Settings(),
+        Settings(shards=STREAM_SHARDS),
         flush_seconds=5,
         resume=False,
         arguments=streams.flink_options(cluster),
@@ -151,7 +151,7 @@ def peer(words: dict[str, str]) -> Callable[[FlinkCluster, Path], int]:
         output = DATA / "flink-out"
         shutil.rmtree(output, ignore_errors=True)
         text = (PEER / "tally.sql").read_text()
-        names = {"@INPUT": str(folder / "lines"), "@OUTPUT": str(output), "@LAG": "30"}
+        names = {"@INPUT": str(folder / "lines"), "@OUTPUT": str(output), "@LAG": "600"}
         for word, replacement in {**words, **names}.items():
             text = text.replace(word, replacement)
         statements = DATA / "tally.sql"

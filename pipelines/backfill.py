@@ -252,9 +252,12 @@ def settle_manifest(job: Job) -> None:
         )
     rollups = {*job.settings.rollup_seconds, *(found or {}).get("rollup_seconds", [])}
     rule = job.settings.ruleset.click_rate_ip
+    shards = {"stream_shards": job.settings.shards} if job.streaming is not None else {}
     content = {
+        **(found or {}),
         "version": 1,
         **wanted,
+        **shards,
         "rollup_seconds": sorted(rollups),
         "ruleset": {
             "click_rate_ip_threshold": rule.threshold,

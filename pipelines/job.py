@@ -31,6 +31,10 @@ DAY_MS = 86_400_000
 OPEN_MS = 1 << 62
 """Stands for an open end of a range."""
 
+STREAM_SHARDS: Final = 4
+"""Groups per window of a stream, unless told: a window holds a minute instead of a day, and each
+group costs some 10 ms at every pane, however little is in it (docs/benchmarks.md)."""
+
 
 class ConfigError(ValueError):
     """A setting that cannot work; the message says which, why, and what to write instead."""

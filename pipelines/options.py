@@ -193,7 +193,7 @@ tally_options = options(
     click.option(
         "--shards",
         type=click.IntRange(min=1),
-        help="Groups per window in the shuffle; more for more data.  [default: 16]",
+        help="Groups per window in the shuffle; more for more data.  [default: 16; of a stream 4]",
     ),
 )
 

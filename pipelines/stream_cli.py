@@ -133,7 +133,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     from adtally.io.kinesis_shards import TRIM_HORIZON
     from adtally.pipelines.backfill import now_ms
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.requests import settings_for
+    from adtally.pipelines.requests import stream_settings_for
     from adtally.pipelines.stream import StreamRequest, parse_source
     from adtally.transforms.mapping import identity_mapping, load_mapping
 
@@ -160,7 +160,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     return StreamRequest(
         reads=reads,
         output=given["output"],
-        settings=settings_for(given),
+        settings=stream_settings_for(given),
         mapping=load_mapping(given["mapping"]) if given["mapping"] else identity_mapping(),
         elasticsearch=elastic,
         pane_seconds=given["pane_every"],

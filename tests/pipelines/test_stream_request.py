@@ -25,7 +25,7 @@ from adtally.io.manifest import read_manifest
 from adtally.io.parquet import write_table
 from adtally.pipelines.backfill import now_ms
 from adtally.pipelines.cli import cli, stream
-from adtally.pipelines.job import ConfigError, Settings, Streaming
+from adtally.pipelines.job import STREAM_SHARDS, ConfigError, Settings, Streaming
 from adtally.pipelines.stream import (
     MOST_FLUSH_SECONDS,
     RESTART_MARGIN_MS,
@@ -190,6 +190,22 @@ def test_a_savepoint_says_where_to_begin_and_not_the_output(prism: str) -> None:
     flink = ("--runner", "FlinkRunner", "--flink-job-endpoint", "localhost:1")
     assert requested(prism, *flink).resume
     assert not requested(prism, *flink, "--flink-savepoint", "file:///s").resume
+
+
+def test_a_stream_keeps_its_number_of_groups_or_starts_afresh(prism: str, tmp_path: Path) -> None:
+    def shards(*more: str) -> int:
+        return requested(prism, "--output", str(tmp_path), *more).settings.shards
+
+    flink = ("--runner", "FlinkRunner", "--flink-job-endpoint", "localhost:1")
+    savepoint = (*flink, "--flink-savepoint", "file:///s")
+    assert shards() == STREAM_SHARDS
+    assert shards("--shards", "8") == 8
+    prepare(StreamRequest(reading("events"), str(tmp_path), Settings(shards=8)))
+    assert shards() == shards(*savepoint) == shards(*savepoint, "--shards", "8") == 8
+    assert shards("--shards", "6") == 6
+    with pytest.raises(ConfigError, match="--shards 6 does not fit the savepoint, whose windows"):
+        shards(*savepoint, "--shards", "6")
+    assert (read_manifest(str(tmp_path)) or {})["stream_shards"] == 8
 
 
 def test_another_runner_is_handed_on_to_beam(prism: str) -> None:
