@@ -121,7 +121,7 @@ def test_what_is_not_said_is_as_the_help_says(prism: str) -> None:
     assert (read.on_data_loss, read.watermark_lag_seconds) == ("fail", 30)
     assert (request.pane_seconds, request.flush_seconds, request.writers) == (10, 300, 2)
     assert request.resume
-    assert request.settings == Settings()
+    assert request.settings == Settings(shards=STREAM_SHARDS)
     assert PipelineOptions(request.arguments).view_as(PrismRunnerOptions).prism_location == prism
 
 
@@ -144,7 +144,9 @@ def test_what_is_said_is_in_the_request(prism: str) -> None:
             120,
         )
     assert (request.pane_seconds, request.flush_seconds, request.writers) == (5, 60, 4)
-    assert request.settings == Settings(window_seconds=300, rollup_seconds=(3600, 86_400))
+    assert request.settings == Settings(
+        window_seconds=300, rollup_seconds=(3600, 86_400), shards=STREAM_SHARDS
+    )
     assert request.arguments[-1] == "--job_name=mine"
 
 
