@@ -151,7 +151,7 @@ def peer(words: dict[str, str]) -> Callable[[FlinkCluster, Path], int]:
         output = DATA / "flink-out"
         shutil.rmtree(output, ignore_errors=True)
         text = (PEER / "tally.sql").read_text()
-        names = {"@INPUT": str(folder / "lines"), "@OUTPUT": str(output), "@LAG": "600"}
+        names = {"@INPUT": str(folder / "lines"), "@OUTPUT": str(output), "@LAG": "30"}
         for word, replacement in {**words, **names}.items():
             text = text.replace(word, replacement)
         statements = DATA / "tally.sql"

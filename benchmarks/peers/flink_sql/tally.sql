@@ -8,7 +8,7 @@ CREATE TABLE lines (
   revenue_micros BIGINT,
   occurred_at STRING,
   `at` AS TO_TIMESTAMP(REPLACE(REPLACE(occurred_at, 'T', ' '), 'Z', '')),
-  WATERMARK FOR `at` AS `at` - INTERVAL '@LAG' SECOND
+  WATERMARK FOR `at` AS `at` - INTERVAL '@LAG' MINUTE
 ) WITH (
   'connector' = 'filesystem',
   'path' = '@INPUT',
