@@ -75,7 +75,7 @@ def test_stream_equals_backfill_and_sql(
         except AssertionError as error:
             raise AssertionError(f"{error}\n{log.read_text()[-5000:]}") from error
         assert streams.searchable(elasticsearch_node.url, "prism") == expected
-        assert streams.stored_flags(live) == flags
+        streams.until(lambda: streams.stored_flags(live) == flags, 30, "flags equal SQL")
         assert streams.in_log(live) == streams.in_log(backfilled)
         advertisers = "SELECT count(DISTINCT advertiser_id) FROM event_rows"
         assert streams.views(live).execute(advertisers).fetchall()[0][0] > 1_000
