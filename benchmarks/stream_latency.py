@@ -122,7 +122,7 @@ def watch(url: str, prefix: str, seen: dict[str, float], ended: threading.Event)
                 index=f"{prefix}-summaries-*",
                 ignore_unavailable=True,
                 allow_no_indices=True,
-                size=1_000,
+                size=5_000,
                 query={
                     "bool": {
                         "filter": [
