@@ -15,6 +15,7 @@ PACKAGES = {
     "adtally.runners": "runners",
     "adtally.runners.local": "runners/local",
     "adtally.transforms": "transforms",
+    "adtally.transforms.rules": "transforms/rules",
 }
 
 

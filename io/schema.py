@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = "1-1-0"
+SCHEMA_VERSION: Final = "1-2-0"
 """Version of the event schema, SchemaVer style (model-revision-addition)."""
 
 EVENT_TYPES: Final = ("impression", "click", "conversion")
@@ -57,6 +57,7 @@ _PROVENANCE = (
     pa.field("record_index", pa.int32(), nullable=False),
     pa.field("content_hash", pa.int64(), nullable=False),
     pa.field("arrived_at", TIMESTAMP),
+    pa.field("ivt_reasons", pa.list_(pa.string())),
 )
 
 EVENT_SCHEMA: Final = pa.schema([*_REQUIRED, *_OPTIONAL, *_PROVENANCE])
@@ -66,7 +67,8 @@ EVENT_SCHEMA: Final = pa.schema([*_REQUIRED, *_OPTIONAL, *_PROVENANCE])
 of the line in the uncompressed stream), ``record_index`` is the index of the event among those
 that one record gave, ``content_hash`` is the 64-bit XXH3 of the record as it came. ``arrived_at``
 is when a stream took the record; logs have none. An event is late by the later of ``received_at``
-and ``arrived_at``.
+and ``arrived_at``. ``ivt_reasons`` names the rules that the event breaks by itself, and is null
+where there are none.
 """
 
 DECODED_FIELDS: Final = tuple(f.name for f in (*_REQUIRED, *_OPTIONAL) if f.name != "extra")
@@ -86,13 +88,22 @@ MEASURES: Final = (
     "impressions",
     "clicks",
     "conversions",
+    "givt_impressions",
     "givt_clicks",
+    "givt_conversions",
+    "net_impressions",
     "net_clicks",
+    "net_conversions",
     "cost_micros",
+    "givt_cost_micros",
+    "net_cost_micros",
     "revenue_micros",
     "duplicates",
 )
-"""Additive columns of a summary: a roll-up is their sum."""
+"""Additive columns of a summary: a roll-up is their sum. ``net`` is gross less ``givt``."""
+
+MONEY: Final = tuple(name for name in MEASURES if name.endswith("_micros"))
+"""Measures that are micros of the row's currency."""
 
 
 def summary_schema(dimensions: Sequence[str] = ()) -> pa.Schema:

@@ -65,7 +65,11 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
         chunks.append(batches | f"KinesisChunks{index or ''}" >> ToChunks())
     if chunks:
         decoded = one(chunks, "AllChunks") | "DecodeEvents" >> DecodeEvents(
-            job.mapping, job.decoded_at_ms, job.settings.plausible, job.scratch_folder
+            job.mapping,
+            job.decoded_at_ms,
+            job.settings.plausible,
+            job.scratch_folder,
+            job.settings.ruleset,
         )
         sources.append(decoded.events)
         dead_letters.append(decoded.dead_letters)

@@ -17,7 +17,7 @@ from adtally.io.kinesis import ReadFromKinesis
 from adtally.io.logs import Block, identity
 from adtally.transforms.decode import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
-from adtally.transforms.rules import Ruleset
+from adtally.transforms.rules.ruleset import Ruleset
 from adtally.transforms.slices import SHARDS, SliceSpec
 from adtally.transforms.tally import TallySpec
 from adtally.transforms.tally_windows import Windowing

@@ -24,6 +24,7 @@ from adtally.transforms.mapping import (
     FieldRule,
     Mapping,
 )
+from adtally.transforms.rules.ruleset import Ruleset
 
 DAY_MS: Final = 86_400_000
 VALUE_LIMIT: Final = 200
@@ -73,7 +74,12 @@ class Failure:
 
 
 def decode(
-    chunk: LogChunk, mapping: Mapping, *, now_ms: int, plausible: Plausible | None = None
+    chunk: LogChunk,
+    mapping: Mapping,
+    *,
+    now_ms: int,
+    plausible: Plausible | None = None,
+    ruleset: Ruleset | None = None,
 ) -> Decoded:
     """Decode a chunk of JSON lines.
 
@@ -84,6 +90,7 @@ def decode(
         mapping: how records become events.
         now_ms: time of processing, stamped on dead letters.
         plausible: limits of ``occurred_at``.
+        ruleset: its event rules judge each event.
     """
     parsed = parse_lines(chunk.data, mapping.sources)
     texts = pl.DataFrame(pl.from_arrow(parsed.columns))
@@ -114,7 +121,11 @@ def decode(
         letters.append(
             _dead_letter(chunk, at, payload, now_ms, failure.error_type, failure.message)
         )
-    events = with_tag(_assembled(frames, failures), block=chunk.block, sequence=str(chunk.sequence))
+    events = with_tag(
+        _assembled(frames, failures, ruleset or Ruleset()),
+        block=chunk.block,
+        sequence=str(chunk.sequence),
+    )
     return Decoded(events, letters, texts.height + len(parsed.rejected))
 
 
@@ -301,7 +312,9 @@ def _with_common(
     )
 
 
-def _assembled(frames: Iterable[pl.DataFrame], failures: dict[int, Failure]) -> pa.Table:
+def _assembled(
+    frames: Iterable[pl.DataFrame], failures: dict[int, Failure], ruleset: Ruleset
+) -> pa.Table:
     """All events of the chunk in ``EVENT_SCHEMA``; failed records are left out whole."""
     parts = []
     for frame in frames:
@@ -316,7 +329,9 @@ def _assembled(frames: Iterable[pl.DataFrame], failures: dict[int, Failure]) -> 
             if name not in good.columns
         ]
         parts.append(_with_event_id(good.with_columns(missing)))
-    frame = pl.concat([part.select(schema.EVENT_SCHEMA.names) for part in parts])
+    names = [name for name in schema.EVENT_SCHEMA.names if name != "ivt_reasons"]
+    frame = pl.concat([part.select(names) for part in parts])
+    frame = frame.with_columns(ruleset.judge_events(frame))
     times = [
         pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
         for name in (*TIME_FIELDS, "arrived_at")

@@ -18,6 +18,7 @@ from adtally.io.read_logs import LogChunk
 from adtally.io.sources import NAMESPACE
 from adtally.transforms.decode import Plausible, decode
 from adtally.transforms.mapping import Mapping
+from adtally.transforms.rules.ruleset import Ruleset
 
 EVENTS: Final = "events"
 DEAD_LETTERS: Final = "dead_letters"
@@ -41,12 +42,15 @@ class DecodeEvents(beam.PTransform):
     now_ms: int | None
     plausible: Plausible = Plausible()
     progress_folder: str = ""
+    ruleset: Ruleset = Ruleset()
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, chunks: Any) -> Any:
-        decoder = _Decode(self.mapping, self.now_ms, self.plausible, self.progress_folder)
+        decoder = _Decode(
+            self.mapping, self.now_ms, self.plausible, self.progress_folder, self.ruleset
+        )
         return chunks | "Decode" >> beam.ParDo(decoder).with_outputs(
             DEAD_LETTERS, main=EVENTS
         ).with_output_types(pa.Table)
@@ -54,12 +58,18 @@ class DecodeEvents(beam.PTransform):
 
 class _Decode(beam.DoFn):
     def __init__(
-        self, mapping: Mapping, now_ms: int | None, plausible: Plausible, progress_folder: str
+        self,
+        mapping: Mapping,
+        now_ms: int | None,
+        plausible: Plausible,
+        progress_folder: str,
+        ruleset: Ruleset,
     ) -> None:
         self._mapping = mapping
         self._now_ms = now_ms
         self._plausible = plausible
         self._progress_folder = progress_folder
+        self._ruleset = ruleset
 
     def setup(self) -> None:
         self._progress = ProgressWriter(self._progress_folder)
@@ -68,7 +78,13 @@ class _Decode(beam.DoFn):
 
     def process(self, chunk: LogChunk) -> Iterator[Any]:
         now_ms = round(time.time() * 1000) if self._now_ms is None else self._now_ms
-        decoded = decode(chunk, self._mapping, now_ms=now_ms, plausible=self._plausible)
+        decoded = decode(
+            chunk,
+            self._mapping,
+            now_ms=now_ms,
+            plausible=self._plausible,
+            ruleset=self._ruleset,
+        )
         dead = len(decoded.dead_letters)
         self._count["records_read"].inc(decoded.records)
         self._count["records_decoded"].inc(decoded.records - dead)

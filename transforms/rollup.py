@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.transforms import uniques
-from adtally.transforms.mapping import MONEY_FIELDS
 from adtally.transforms.windows import (
     GENERATION_BITS,
     SEEN_MASK,
@@ -46,7 +45,7 @@ def roll_up(
         .group_by(keys)
         .agg(
             *(
-                exact_sum(pl.col(name)) if name in MONEY_FIELDS else pl.col(name).sum()
+                exact_sum(pl.col(name)) if name in schema.MONEY else pl.col(name).sum()
                 for name in schema.MEASURES
             ),
             pl.col("unique_user_hashes").explode().alias("unique_user_hashes"),
@@ -57,7 +56,7 @@ def roll_up(
         )
     )
     merged = (
-        checked_sums(sums, MONEY_FIELDS)
+        checked_sums(sums, schema.MONEY)
         .with_columns(
             uniques.bottom_k(pl.col("unique_user_hashes"), uniques_k),
             *window_columns(window_ms, allowed_lateness_ms),

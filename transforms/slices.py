@@ -11,6 +11,7 @@ import polars_hash as plh
 import pyarrow as pa
 
 from adtally.io import schema
+from adtally.transforms.rules.ruleset import EVENT_RULES
 from adtally.transforms.windows import Ranges, utc, within
 
 SHARDS: Final = 16
@@ -72,7 +73,10 @@ def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.
         pa.field("cost_micros", pa.int64()),
         pa.field("revenue_micros", pa.int64()),
         pa.field("user_hash", pa.int64()),
+        pa.field("creative_hash", pa.int64()),
         pa.field("ip", pa.string()),
+        pa.field("user_id", pa.string()),
+        pa.field("ivt", pa.int32()),
         *(pa.field(name, pa.string()) for name in dimensions),
     ]
     if keep_position:
@@ -117,6 +121,7 @@ def _cut(frame: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
 
 def _narrow(spec: SliceSpec) -> list[pl.Expr]:
     occurred = pl.col("occurred_at").dt.epoch("ms")
+    is_click = pl.col("event_type") == "click"
     types = {name: index for index, name in enumerate(schema.EVENT_TYPES)}
     columns = [
         (occurred // spec.beam_window_ms * spec.beam_window_ms).alias("beam_window"),
@@ -130,13 +135,29 @@ def _narrow(spec: SliceSpec) -> list[pl.Expr]:
         pl.col("cost_micros").fill_null(0),
         pl.col("revenue_micros").fill_null(0),
         plh.col("user_id").nchash.xxh3_64().reinterpret(signed=True).alias("user_hash"),
-        # Only clicks are judged by address; nulls cost nothing in the shuffle.
-        pl.when(pl.col("event_type") == "click").then(pl.col("ip")).alias("ip"),
+        # Only clicks are judged by these; nulls cost nothing in the shuffle.
+        pl.when(is_click)
+        .then(plh.col("creative_id").nchash.xxh3_64().reinterpret(signed=True))
+        .alias("creative_hash"),
+        pl.when(is_click).then(pl.col("ip")).alias("ip"),
+        pl.when(is_click).then(pl.col("user_id")).alias("user_id"),
+        _broken_rules().alias("ivt"),
         *(pl.col(name) for name in spec.dimensions),
     ]
     if spec.keep_position:
         columns.append(_position_hash())
     return columns
+
+
+def _broken_rules() -> pl.Expr:
+    """``ivt_reasons`` as a sum of bits, see :data:`adtally.transforms.rules.ruleset.EVENT_RULES`.
+
+    Null where there are none.
+    """
+    return pl.sum_horizontal(
+        pl.col("ivt_reasons").list.contains(rule.NAME).cast(pl.Int32) * (1 << number)
+        for number, rule in enumerate(EVENT_RULES)
+    ).replace(0, None)
 
 
 def _position_hash() -> pl.Expr:

@@ -14,8 +14,10 @@ import polars as pl
 import pyarrow as pa
 
 from adtally.io import schema
-from adtally.transforms import rules, uniques
+from adtally.transforms import uniques
 from adtally.transforms.mapping import MONEY_FIELDS
+from adtally.transforms.rules.base import evidence
+from adtally.transforms.rules.ruleset import EVENT_RULES, NO_FLAGS, Ruleset
 from adtally.transforms.windows import (
     GENERATION_BITS,
     checked_sums,
@@ -44,7 +46,7 @@ class TallySpec:
     allowed_lateness_ms: int
     dimensions: tuple[str, ...] = ()
     generation: int = 0
-    ruleset: rules.Ruleset = rules.Ruleset()
+    ruleset: Ruleset = Ruleset()
     uniques_k: int = uniques.UNIQUES_K
 
 
@@ -70,22 +72,23 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     Raises:
         SumOverflow: the money of a row does not fit 64 bits.
     """
-    events = _prepared(slices, spec)
+    prepared = _prepared(slices, spec)
+    clicks = prepared.filter(pl.col("event_type") == _CLICK)
+    flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")))
+    events = _judged(prepared, invalid)
     summaries = _with_uniques(_summed(events, spec), events, spec)
-    all_clicks = events.filter(pl.col("event_type") == _CLICK)
-    clicks = all_clicks.filter(pl.col("counted"))
-    flagged = rules.click_rate_ip(clicks, spec.ruleset.click_rate_ip)
-    withdrawn = _perhaps_flagged_before(all_clicks, spec)
-    if withdrawn.height:
-        withdrawn = withdrawn.join(flagged, on=["advertiser_id", "window"], how="anti")
-    summaries = _with_givt(summaries, clicks, flagged, spec)
+    flags = pl.concat([flags, _event_flags(events, spec)])
+    suspects = pl.concat([spec.ruleset.suspects(clicks), _event_suspects(events)]).unique()
     copies = sum(part.num_rows for part in slices) - events.height
     return Tally(
-        _summary_table(summaries, spec), _flag_table(flagged, withdrawn, summaries, spec), copies
+        _summary_table(summaries, spec), _flag_table(flags, suspects, summaries, spec), copies
     )
 
 
-_IMPRESSION, _CLICK, _CONVERSION = range(3)
+_COUNTS: Final = ("impressions", "clicks", "conversions")
+"""Measures that count events, in the order of ``schema.EVENT_TYPES``."""
+
+_CLICK: Final = schema.EVENT_TYPES.index("click")
 
 
 def _keys(spec: TallySpec) -> list[str]:
@@ -102,7 +105,7 @@ def _prepared(slices: Sequence[pa.Table], spec: TallySpec) -> pl.DataFrame:
     if "position_hash" in events.columns:  # the same row of the log twice is not a duplicate
         ordered = events.sort("occurred_at", "content_hash")
         events = ordered.unique([*IDENTITY, "position_hash"], keep="first", maintain_order=True)
-    return _marked(events)
+    return _marked(events.with_row_index("row"))
 
 
 def _numbered(texts: pl.Series) -> pl.Series:
@@ -116,30 +119,39 @@ def _marked(events: pl.DataFrame) -> pl.DataFrame:
     again = events["event_id"].is_duplicated()  # few; the full identity is compared among them
     if not again.any():
         return events.with_columns(counted=pl.lit(True))
-    events = events.with_row_index("row")
     candidates = events.filter(again).select(
         "row", *IDENTITY, "window", "occurred_at", "content_hash"
     )
     losers = candidates.sort("occurred_at", "content_hash").filter(
         ~pl.struct(*IDENTITY, "window").is_first_distinct()
     )
-    return events.with_columns(counted=~pl.col("row").is_in(losers["row"].implode())).drop("row")
+    return events.with_columns(counted=~pl.col("row").is_in(losers["row"].implode()))
+
+
+def _judged(events: pl.DataFrame, invalid: pl.Series) -> pl.DataFrame:
+    """Add ``givt``: counted events that a rule calls invalid."""
+    by_event = pl.col("ivt").is_not_null()
+    by_click = pl.col("row").is_in(invalid.implode()) if invalid.len() else pl.lit(False)
+    return events.with_columns(givt=pl.col("counted") & (by_event | by_click))
 
 
 def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
-    counted = pl.col("counted")
+    counted, givt = pl.col("counted"), pl.col("givt")
 
-    def number_of(event_type: int) -> pl.Expr:
-        return ((pl.col("event_type") == event_type) & counted).sum().cast(pl.Int64)
+    def number_of(event_type: int, which: pl.Expr) -> pl.Expr:
+        return ((pl.col("event_type") == event_type) & which).sum().cast(pl.Int64)
 
     sums = (
         events.lazy()
         .group_by(_keys(spec))
         .agg(
-            number_of(_IMPRESSION).alias("impressions"),
-            number_of(_CLICK).alias("clicks"),
-            number_of(_CONVERSION).alias("conversions"),
+            *(
+                number_of(code, which).alias(prefix + name)
+                for prefix, which in (("", counted), ("givt_", givt))
+                for code, name in enumerate(_COUNTS)
+            ),
             *(exact_sum(pl.col(name) * counted) for name in MONEY_FIELDS),
+            exact_sum(pl.col("cost_micros") * givt).alias("givt_cost_micros"),
             (~counted).sum().cast(pl.Int64).alias("duplicates"),
             pl.col("occurred_at").min().alias("first_event_at"),
             pl.col("occurred_at").max().alias("last_event_at"),
@@ -148,8 +160,12 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
         .collect()
     )
     generation = spec.generation << GENERATION_BITS
-    return checked_sums(sums, MONEY_FIELDS).with_columns(
-        (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version")
+    return checked_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
+        (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version"),
+        *(
+            (pl.col(name) - pl.col(f"givt_{name}")).alias(f"net_{name}")
+            for name in (*_COUNTS, "cost_micros")
+        ),
     )
 
 
@@ -172,25 +188,6 @@ def _with_uniques(summaries: pl.DataFrame, events: pl.DataFrame, spec: TallySpec
     )
 
 
-def _with_givt(
-    summaries: pl.DataFrame, clicks: pl.DataFrame, flagged: pl.DataFrame, spec: TallySpec
-) -> pl.DataFrame:
-    """Add ``givt_clicks``: every click of a flagged address; ``net_clicks``: the others."""
-    keys = _keys(spec)
-    if flagged.height:
-        givt = (
-            clicks.join(flagged, on=["advertiser_id", "window", "ip"], how="semi")
-            .group_by(keys)
-            .agg(pl.len().cast(pl.Int64).alias("givt_clicks"))
-        )
-        summaries = summaries.join(givt, on=keys, how="left", nulls_equal=True)
-    else:
-        summaries = summaries.with_columns(pl.lit(0, pl.Int64).alias("givt_clicks"))
-    return summaries.with_columns(pl.col("givt_clicks").fill_null(0)).with_columns(
-        (pl.col("clicks") - pl.col("givt_clicks")).alias("net_clicks")
-    )
-
-
 def _stamps(spec: TallySpec) -> list[pl.Expr]:
     return [
         *window_columns(spec.window_ms, spec.allowed_lateness_ms),
@@ -205,54 +202,62 @@ def _summary_table(summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
     return frame.select(target.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(target)
 
 
-def _perhaps_flagged_before(all_clicks: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
-    """(advertiser, window) that an earlier pane, of some of these events, may have flagged.
+def _event_flags(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
+    """What rules for single events found: one flag per advertiser, window and rule."""
+    broken = events.filter(pl.col("ivt").is_not_null() & pl.col("counted"))
+    found = [NO_FLAGS]
+    for number, rule in enumerate(EVENT_RULES if broken.height else ()):
+        some = broken.filter((pl.col("ivt") // (1 << number)) % 2 == 1)
+        flags = some.group_by("advertiser_id", "window").agg(pl.len().alias("count"), evidence())
+        named = flags.with_columns(
+            pl.lit("advertiser").alias("subject_type"),
+            pl.col("advertiser_id").alias("subject"),
+            pl.lit(0).alias("threshold"),
+            pl.lit(rule.NAME).alias("rule"),
+            pl.lit(rule.IVT_CLASS).alias("ivt_class"),
+        )
+        found.append(named.select(NO_FLAGS.columns).cast(dict(NO_FLAGS.schema)))
+    return pl.concat(found)
 
-    With more events a count only falls when a copy of a click, with another address, takes the
-    place of the one that was counted. So no count ever was above that of all copies together.
-    """
-    keys = ["advertiser_id", "window"]
-    copied = all_clicks.filter(~pl.col("counted")).select(keys).unique()
-    if not copied.height:
-        return copied
-    candidates = all_clicks.join(copied, on=keys, how="semi").unique([*keys, "ip", "event_id"])
-    flagged = rules.click_rate_ip(candidates, spec.ruleset.click_rate_ip)
-    return flagged.select(keys).unique()
+
+def _event_suspects(events: pl.DataFrame) -> pl.DataFrame:
+    """(advertiser_id, window) where an earlier pane may have counted another, invalid copy."""
+    copies = events.filter(pl.col("ivt").is_not_null() & ~pl.col("counted"))
+    return copies.select(pl.col("advertiser_id").cast(pl.String), "window").unique()
 
 
 def _flag_table(
-    flagged: pl.DataFrame, withdrawn: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec
+    flags: pl.DataFrame, suspects: pl.DataFrame, summaries: pl.DataFrame, spec: TallySpec
 ) -> pa.Table:
     """One row per (advertiser, window) that has flags, whole; an empty one where it may have had.
 
     The empty row overwrites what an earlier pane may have written.
     """
-    if not flagged.height and not withdrawn.height:
+    if not flags.height and not suspects.height:
         return schema.FLAG_SCHEMA.empty_table()
     keys = ["advertiser_id", "window"]
-    versions = summaries.lazy().group_by(keys).agg(pl.col("version").first())
-    flag = pl.struct(
-        pl.lit(rules.CLICK_RATE_IP).alias("rule"),
-        pl.lit("GIVT").alias("ivt_class"),
-        pl.lit("ip").alias("subject_type"),
-        pl.col("ip").alias("subject"),
-        "count",
-        "threshold",
-        "evidence",
+    versions = summaries.select(
+        pl.col("advertiser_id").cast(pl.String), "window", "version"
+    ).unique()
+    names = [field.name for field in schema.FLAG_TYPE]
+    flag = pl.struct(*names)
+    standing = flags.group_by(keys).agg(
+        flag.sort_by("rule", "subject_type", "subject").alias("flags")
     )
-    standing = flagged.group_by(keys).agg(flag.sort_by("ip").alias("flags"))
-    empty = withdrawn.select(keys).with_columns(
+    empty = suspects.join(standing, on=keys, how="anti").with_columns(
         pl.lit([], dtype=standing.schema["flags"]).alias("flags")
     )
     frame = (
-        pl.concat([standing, empty])
+        pl.concat([standing, empty.select(standing.columns)])
         .lazy()
-        .join(versions, on=keys, how="left")
+        .join(versions.lazy(), on=keys, how="left")
         .sort("window", "advertiser_id")
         .with_columns(*_stamps(spec), pl.lit(spec.ruleset.version).alias("ruleset_version"))
         .collect()
     )
-    names = schema.FLAG_SCHEMA.names
+    columns = schema.FLAG_SCHEMA.names
     return (
-        frame.select(names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema.FLAG_SCHEMA)
+        frame.select(columns)
+        .to_arrow(compat_level=pl.CompatLevel.oldest())
+        .cast(schema.FLAG_SCHEMA)
     )

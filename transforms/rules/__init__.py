@@ -1,0 +1,1 @@
+"""Invalid-traffic rules: one module each, listed in :mod:`adtally.transforms.rules.ruleset`."""

@@ -1,0 +1,174 @@
+"""A ruleset: which rules run, with which thresholds, lists and exceptions. Fixed for a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import polars as pl
+
+from adtally.transforms.rules.addresses import Networks
+from adtally.transforms.rules.base import FLAG_COLUMNS, EventRule, Found, Limits, WindowRule
+from adtally.transforms.rules.click_rate_ip import ClickRateIp
+from adtally.transforms.rules.duplicate_click import DuplicateClick
+from adtally.transforms.rules.event_rules import (
+    DatacenterIp,
+    InvalidUserAgent,
+    KnownBotUserAgent,
+)
+from adtally.transforms.rules.lists import Lists
+from adtally.transforms.rules.regular_interval import RegularInterval
+
+EVENT_RULES: Final = (KnownBotUserAgent, InvalidUserAgent, DatacenterIp)
+"""Their order is that of their bits in slices: add at the end."""
+
+WINDOW_RULES: Final = (DuplicateClick, ClickRateIp, RegularInterval)
+
+NO_FLAGS: Final = pl.DataFrame(schema={**FLAG_COLUMNS, "rule": pl.String, "ivt_class": pl.String})
+"""A table of flags, empty."""
+
+
+@dataclass(frozen=True)
+class AdvertiserRules:
+    """What is different for one advertiser.
+
+    Attributes:
+        off: names of rules that do not judge its events.
+        thresholds: name of a rule to its threshold.
+        allow_ips: addresses that no rule judges, such as those of its own office.
+        allow_users: users that no rule judges, such as its testers.
+    """
+
+    off: frozenset[str] = frozenset()
+    thresholds: Mapping[str, int] = field(default_factory=dict)
+    allow_ips: Networks = Networks()
+    allow_users: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """The rules of a run.
+
+    Attributes:
+        event_rules: run where events are decoded.
+        window_rules: run in the tally.
+        lists: what event rules look things up in.
+        advertisers: by ``advertiser_id``, what is different for them.
+    """
+
+    event_rules: tuple[EventRule, ...] = tuple(rule() for rule in EVENT_RULES)
+    window_rules: tuple[WindowRule, ...] = tuple(rule() for rule in WINDOW_RULES)
+    lists: Lists = Lists()
+    advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Changes with any threshold, list or exception: a name for what was judged by what."""
+        content = {
+            "rules": {rule.NAME: dataclasses.asdict(rule) for rule in self._rules()},  # type: ignore[call-overload]
+            "lists": self.lists.fingerprint,
+            "advertisers": {
+                name: {
+                    "off": sorted(one.off),
+                    "thresholds": dict(one.thresholds),
+                    "allow_ips": sorted(map(str, one.allow_ips.networks)),
+                    "allow_users": sorted(one.allow_users),
+                }
+                for name, one in self.advertisers.items()
+            },
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return f"2-{digest[:12]}"
+
+    def _rules(self) -> tuple[Any, ...]:
+        return (*self.event_rules, *self.window_rules)
+
+    def limits(self, rule: WindowRule) -> Limits:
+        """The threshold of a rule, with those of single advertisers."""
+        overrides = {
+            name: one.thresholds[rule.NAME]
+            for name, one in self.advertisers.items()
+            if rule.NAME in one.thresholds
+        }
+        return Limits(rule.threshold, overrides)
+
+    def judge_events(self, events: pl.DataFrame) -> pl.Series:
+        """The names of the rules that each event breaks, null where there are none.
+
+        Args:
+            events: with ``advertiser_id``, ``user_agent``, ``user_id`` and ``ip``, as text.
+
+        Returns:
+            ``ivt_reasons``, lists of text.
+        """
+        bits = pl.repeat(0, events.height, eager=True, dtype=pl.UInt32)
+        allowed = self._allowed(events)
+        for number, rule in enumerate(self.event_rules):
+            invalid = rule.judge(events, self.lists) & ~self._off(events, rule.NAME) & ~allowed
+            bits |= invalid.cast(pl.UInt32) * (1 << number)
+        named = [
+            [rule.NAME for number, rule in enumerate(self.event_rules) if value >> number & 1]
+            or None
+            for value in range(1 << len(self.event_rules))
+        ]
+        return pl.Series("ivt_reasons", named, pl.List(pl.String)).gather(bits)
+
+    def judge_clicks(self, clicks: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+        """What the rules within windows find among counted clicks.
+
+        Returns:
+            Flags (``FLAG_COLUMNS``, ``rule`` and ``ivt_class``), and the ``row`` of each click
+            that is invalid, some of them more than once.
+        """
+        judged = clicks.filter(~self._allowed(clicks)) if self.advertisers else clicks
+        flags, rows = [NO_FLAGS], [Found.nothing().rows]
+        for rule in self.window_rules:
+            found = rule.judge(self._on(judged, rule.NAME), self.limits(rule))
+            if found.rows.len():
+                named = found.flags.with_columns(
+                    rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS)
+                )
+                flags.append(named.select(NO_FLAGS.columns))
+                rows.append(found.rows)
+        return pl.concat(flags), pl.concat(rows)
+
+    def suspects(self, clicks: pl.DataFrame) -> pl.DataFrame:
+        """(advertiser_id, window) that an earlier pane may have flagged.
+
+        Args:
+            clicks: as for :meth:`judge_clicks`, with those that are not counted.
+        """
+        found = [
+            rule.suspects(self._on(clicks, rule.NAME), self.limits(rule))
+            for rule in self.window_rules
+        ]
+        return pl.concat(found).unique() if found else NO_FLAGS.select("advertiser_id", "window")
+
+    def _on(self, events: pl.DataFrame, rule: str) -> pl.DataFrame:
+        off = self._off(events, rule)
+        return events.filter(~off) if off.any() else events
+
+    def _off(self, events: pl.DataFrame, rule: str) -> pl.Series:
+        names = [name for name, one in self.advertisers.items() if rule in one.off]
+        if not names:
+            return pl.repeat(False, events.height, eager=True, dtype=pl.Boolean)
+        return events["advertiser_id"].cast(pl.String).is_in(names)
+
+    def _allowed(self, events: pl.DataFrame) -> pl.Series:
+        """Events that no rule judges."""
+        allowed = pl.repeat(False, events.height, eager=True, dtype=pl.Boolean)
+        for name, one in self.advertisers.items():
+            if not one.allow_ips.networks and not one.allow_users:
+                continue
+            theirs = events["advertiser_id"].cast(pl.String) == name
+            if not theirs.any():
+                continue
+            known = events["user_id"].is_in(list(one.allow_users)).fill_null(False)
+            if one.allow_ips.networks:
+                known |= one.allow_ips.contain(events["ip"]).fill_null(False)
+            allowed |= theirs & known
+        return allowed
