@@ -251,7 +251,6 @@ def settle_manifest(job: Job) -> None:
             f"up. Use the same settings, or another --output."
         )
     rollups = {*job.settings.rollup_seconds, *(found or {}).get("rollup_seconds", [])}
-    rule = job.settings.ruleset.click_rate_ip
     shards = {"stream_shards": job.settings.shards} if job.streaming is not None else {}
     content = {
         **(found or {}),
@@ -259,10 +258,7 @@ def settle_manifest(job: Job) -> None:
         **wanted,
         **shards,
         "rollup_seconds": sorted(rollups),
-        "ruleset": {
-            "click_rate_ip_threshold": rule.threshold,
-            "click_rate_ip_overrides": dict(sorted(rule.overrides.items())),
-        },
+        "rules": {"file": job.settings.rules_file, "version": job.settings.ruleset.version},
     }
     if content != found:
         manifest.write_manifest(job.output, content)

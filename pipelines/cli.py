@@ -33,7 +33,9 @@ USAGE_ERRORS = frozenset(
         "ManifestError",
         "MissingSystemPart",
         "StreamMissing",
+        "ListError",
         "MappingError",
+        "RuleError",
         "NoInput",
         "TemplatesMissing",
     }

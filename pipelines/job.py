@@ -54,6 +54,7 @@ class Settings:
         shards: groups per window in the shuffle.
         uniques_k: hashes kept per row.
         ruleset: invalid-traffic rules.
+        rules_file: where they were read from; empty for each rule's own settings.
         plausible: limits of event times.
     """
 
@@ -64,6 +65,7 @@ class Settings:
     shards: int = SHARDS
     uniques_k: int = UNIQUES_K
     ruleset: Ruleset = field(default_factory=Ruleset)
+    rules_file: str = ""
     plausible: Plausible = Plausible()
 
     def __post_init__(self) -> None:

@@ -61,20 +61,6 @@ class CommaList(click.ParamType):
         return tuple(self._item.convert(part, param, ctx) for part in texts if part != "")
 
 
-class AdvertiserLimit(click.ParamType):
-    """``ADVERTISER=N``, as a pair."""
-
-    name = "advertiser=n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        advertiser, sign, number = str(value).rpartition("=")
-        if not sign or not advertiser or not number.isdecimal():
-            self.fail(f"{value!r} is not of the form ADVERTISER=NUMBER.", param, ctx)
-        return advertiser, int(number)
-
-
 def load_config(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Take defaults from a TOML file: its keys are the names of the options.
 
@@ -180,15 +166,10 @@ tally_options = options(
         help="Events received later than this after their window's end are late.  [default: 1h]",
     ),
     click.option(
-        "--click-rate-ip-threshold",
-        type=click.IntRange(min=1),
-        help="Clicks per ip, advertiser and base window that are valid.  [default: 30]",
-    ),
-    click.option(
-        "--click-rate-ip-override",
-        type=AdvertiserLimit(),
-        multiple=True,
-        help="Another threshold for one advertiser: ADVERTISER=N. Repeatable.",
+        "--rules",
+        metavar="FILE",
+        help="Invalid-traffic rules: thresholds, lists, advertisers; docs/rules.md.  "
+        "[default: the output's]",
     ),
     click.option(
         "--shards",

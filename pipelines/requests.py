@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from adtally.io.logs import absolute
 from adtally.io.manifest import read_manifest
 from adtally.pipelines.job import STREAM_SHARDS, ConfigError, Settings, rollups
-from adtally.transforms.rules import ClickRateIp, Ruleset
+from adtally.transforms.rules.config import read_rules
+from adtally.transforms.rules.ruleset import Ruleset
 
 if TYPE_CHECKING:  # the client takes a fifth of a second to import
     from adtally.io.elasticsearch import ElasticsearchConfig
@@ -20,7 +21,6 @@ def settings_for(given: dict[str, Any]) -> Settings:
         ConfigError: a setting cannot work.
     """
     known = read_manifest(absolute(given["output"])) or {}
-    rules = known.get("ruleset", {})
     settings: dict[str, Any] = {}
     for name, option in (
         ("window_seconds", "window"),
@@ -34,16 +34,30 @@ def settings_for(given: dict[str, Any]) -> Settings:
     if given["shards"] is not None:
         settings["shards"] = given["shards"]
     rollup = {*(given["rollup"] or ()), *known.get("rollup_seconds", ())}
-    threshold = given["click_rate_ip_threshold"] or rules.get("click_rate_ip_threshold")
-    overrides = {
-        **rules.get("click_rate_ip_overrides", {}),
-        **dict(given["click_rate_ip_override"]),
-    }
-    try:
-        rule = ClickRateIp(threshold or ClickRateIp().threshold, overrides)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return Settings(**settings, rollup_seconds=rollups(tuple(rollup)), ruleset=Ruleset(rule))
+    rules_file, ruleset = _rules(given["rules"], known.get("rules", {}))
+    return Settings(
+        **settings,
+        rollup_seconds=rollups(tuple(rollup)),
+        ruleset=ruleset,
+        rules_file=rules_file,
+    )
+
+
+def _rules(given: str | None, known: dict[str, str]) -> tuple[str, Ruleset]:
+    """The file of rules, and what it says; empty for each rule's own settings.
+
+    Raises:
+        ConfigError: the file of the runs before has changed, and this one was not told of it.
+    """
+    path = absolute(given) if given else known.get("file", "")
+    ruleset = read_rules(path) if path else Ruleset()
+    if path and given is None and known["version"] != ruleset.version:
+        raise ConfigError(
+            f"the rules in {path}, or its lists, have changed since they were last used "
+            f"({known['version']}, now {ruleset.version}); what is flagged would change unasked. "
+            f"Give --rules {path} to use them as they are now."
+        )
+    return path, ruleset
 
 
 def stream_settings_for(given: dict[str, Any]) -> Settings:

@@ -216,7 +216,7 @@ def _event_flags(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
             pl.lit(rule.NAME).alias("rule"),
             pl.lit(rule.IVT_CLASS).alias("ivt_class"),
         )
-        found.append(named.select(NO_FLAGS.columns).cast(dict(NO_FLAGS.schema)))
+        found.append(named.select(NO_FLAGS.columns).cast(NO_FLAGS.schema))
     return pl.concat(found)
 
 

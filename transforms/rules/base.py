@@ -8,26 +8,31 @@ about it: that is "not enough data", and not "valid".
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 import polars as pl
+
+from adtally.transforms.rules.lists import Lists
 
 GIVT: Final = "GIVT"
 SIVT: Final = "SIVT"
 EVIDENCE_EVENTS: Final = 5
 """Event ids kept as evidence of a flag: enough to look one up, few enough for 30,000 flags."""
 
-FLAG_COLUMNS: Final = {
-    "advertiser_id": pl.String,
-    "window": pl.Int64,
-    "subject_type": pl.String,
-    "subject": pl.String,
-    "count": pl.Int64,
-    "threshold": pl.Int64,
-    "evidence": pl.List(pl.String),
-}
+FLAG_COLUMNS: Final = pl.Schema(
+    {
+        "advertiser_id": pl.String(),
+        "window": pl.Int64(),
+        "subject_type": pl.String(),
+        "subject": pl.String(),
+        "count": pl.Int64(),
+        "threshold": pl.Int64(),
+        "evidence": pl.List(pl.String),
+    }
+)
 
 
 class RuleError(ValueError):
@@ -71,8 +76,33 @@ class Found:
         return cls(pl.DataFrame(schema=FLAG_COLUMNS), pl.Series("row", [], pl.UInt32))
 
 
-class Rule(Protocol):
-    """Every rule: its fields are its settings.
+class EventRule(abc.ABC):
+    """Judges an event by itself, when it is decoded, from its full values.
+
+    A frozen dataclass, whose fields are its settings.
+
+    Attributes:
+        NAME: what flags carry.
+        IVT_CLASS: ``GIVT`` or ``SIVT``.
+    """
+
+    NAME: ClassVar[str]
+    IVT_CLASS: ClassVar[str]
+
+    @abc.abstractmethod
+    def judge(self, events: pl.DataFrame, lists: Lists) -> pl.Series:
+        """True for each event that is invalid.
+
+        Args:
+            events: with ``user_agent`` and ``ip``.
+            lists: what is looked up.
+        """
+
+
+class WindowRule(abc.ABC):
+    """Judges the clicks of a base window, of each advertiser by itself, at every pane.
+
+    A frozen dataclass, whose fields are its settings.
 
     Attributes:
         NAME: what flags carry.
@@ -84,22 +114,7 @@ class Rule(Protocol):
     IVT_CLASS: ClassVar[str]
     threshold: int
 
-
-class EventRule(Rule, Protocol):
-    """Judges an event by itself, when it is decoded, from its full values."""
-
-    def judge(self, events: pl.DataFrame, lists: Any) -> pl.Series:
-        """True for each event that is invalid.
-
-        Args:
-            events: with ``advertiser_id``, ``user_agent`` and ``ip``.
-            lists: :class:`adtally.transforms.rules.lists.Lists`.
-        """
-
-
-class WindowRule(Rule, Protocol):
-    """Judges the clicks of one base window, of each advertiser by itself, at every pane."""
-
+    @abc.abstractmethod
     def judge(self, clicks: pl.DataFrame, limits: Limits) -> Found:
         """Find invalid clicks.
 
@@ -110,6 +125,7 @@ class WindowRule(Rule, Protocol):
             limits: thresholds.
         """
 
+    @abc.abstractmethod
     def suspects(self, clicks: pl.DataFrame, limits: Limits) -> pl.DataFrame:
         """(advertiser_id, window) that an earlier pane may have flagged.
 

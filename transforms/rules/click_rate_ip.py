@@ -12,6 +12,7 @@ from adtally.transforms.rules.base import (
     GIVT,
     Found,
     Limits,
+    WindowRule,
     check_threshold,
     copies_of,
     evidence,
@@ -19,7 +20,7 @@ from adtally.transforms.rules.base import (
 
 
 @dataclass(frozen=True)
-class ClickRateIp:
+class ClickRateIp(WindowRule):
     """More clicks from one address on one advertiser within a base window than people make.
 
     All clicks of the address are invalid. Window: the base window; no look-back; in the tally, at
@@ -58,7 +59,7 @@ class ClickRateIp:
             pl.col("ip").alias("subject"),
             limits.of(pl.col("advertiser_id")).alias("threshold"),
         )
-        return Found(named.select(FLAG_COLUMNS).cast(dict(FLAG_COLUMNS)), invalid["row"])
+        return Found(named.select(FLAG_COLUMNS.names()).cast(FLAG_COLUMNS), invalid["row"])
 
     def suspects(self, clicks: pl.DataFrame, limits: Limits) -> pl.DataFrame:
         """With more events a count only falls when a copy with another address is counted instead.

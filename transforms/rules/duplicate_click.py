@@ -12,6 +12,7 @@ from adtally.transforms.rules.base import (
     GIVT,
     Found,
     Limits,
+    WindowRule,
     check_threshold,
     copies_of,
     evidence,
@@ -23,7 +24,7 @@ _PLACE: Final = ("advertiser_id", "window", "subject_type", "subject", "creative
 
 
 @dataclass(frozen=True)
-class DuplicateClick:
+class DuplicateClick(WindowRule):
     """The same user (else address) clicks on the same creative again within a minute.
 
     The first clicks, up to the threshold, are valid; the others are not. Window: a minute of the
@@ -60,7 +61,7 @@ class DuplicateClick:
         keys = ["advertiser_id", "window", "subject_type", "subject"]
         flags = invalid.group_by(keys).agg(pl.len().alias("count"), evidence())
         named = flags.with_columns(limits.of(pl.col("advertiser_id")).alias("threshold"))
-        return Found(named.select(FLAG_COLUMNS).cast(dict(FLAG_COLUMNS)), invalid["row"])
+        return Found(named.select(FLAG_COLUMNS.names()).cast(FLAG_COLUMNS), invalid["row"])
 
     def suspects(self, clicks: pl.DataFrame, limits: Limits) -> pl.DataFrame:
         """More events only add clicks to a place; a copy may leave it for another."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 import polars as pl
 
-from adtally.transforms.rules.base import GIVT, by_distinct
+from adtally.transforms.rules.base import GIVT, EventRule, by_distinct
 from adtally.transforms.rules.lists import Lists
 from adtally.transforms.rules.user_agents import applications, known_crawlers
 
@@ -21,7 +21,7 @@ _EMPTY: Final = ("", "-", "null", "none", "undefined", "unknown", "n/a")
 
 
 @dataclass(frozen=True)
-class KnownBotUserAgent:
+class KnownBotUserAgent(EventRule):
     """The user agent names a robot that says what it is.
 
     Lists: the package ``crawler-user-agents``, and the user's own, such as the licensed IAB/ABC
@@ -46,7 +46,7 @@ def _robots(texts: pl.Series, lists: Lists) -> pl.Series:
 
 
 @dataclass(frozen=True)
-class InvalidUserAgent:
+class InvalidUserAgent(EventRule):
     """A user agent that is empty, or none of a browser or an app.
 
     After ``VerifyMetadata`` of mozilla/gcp-ingestion. With the IAB's list of browsers, that list
@@ -78,7 +78,7 @@ class InvalidUserAgent:
 
 
 @dataclass(frozen=True)
-class DatacenterIp:
+class DatacenterIp(EventRule):
     """The address lies in a network of servers, where people do not browse from.
 
     Lists: files of networks that the user brings; without one nothing is flagged.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from apache_beam.io.filesystem import BeamIOError
@@ -45,8 +45,8 @@ class Lists:
         }
 
 
-def _digest(parts: object) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]  # type: ignore[call-overload]
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def read_user_agents(paths: Sequence[str], kind: str) -> UserAgents:

@@ -12,6 +12,7 @@ from adtally.transforms.rules.base import (
     GIVT,
     Found,
     Limits,
+    WindowRule,
     check_threshold,
     evidence,
     with_subject,
@@ -26,7 +27,7 @@ _KEYS: Final = ["advertiser_id", "window", "subject_type", "subject"]
 
 
 @dataclass(frozen=True)
-class RegularInterval:
+class RegularInterval(WindowRule):
     """Clicks of one user (else address) on one advertiser at machine-like intervals.
 
     All clicks of the subject are invalid when the standard deviation of its intervals is at most
@@ -76,7 +77,7 @@ class RegularInterval:
             return Found.nothing()
         named = regular.with_columns(limits.of(pl.col("advertiser_id")).alias("threshold"))
         invalid = judged.join(regular, on=_KEYS, how="semi")
-        return Found(named.select(FLAG_COLUMNS).cast(dict(FLAG_COLUMNS)), invalid["row"])
+        return Found(named.select(FLAG_COLUMNS.names()).cast(FLAG_COLUMNS), invalid["row"])
 
     def suspects(self, clicks: pl.DataFrame, limits: Limits) -> pl.DataFrame:
         """Any click more may break a rhythm that an earlier pane saw."""

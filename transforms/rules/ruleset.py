@@ -23,10 +23,14 @@ from adtally.transforms.rules.event_rules import (
 from adtally.transforms.rules.lists import Lists
 from adtally.transforms.rules.regular_interval import RegularInterval
 
-EVENT_RULES: Final = (KnownBotUserAgent, InvalidUserAgent, DatacenterIp)
+EVENT_RULES: Final[tuple[type[EventRule], ...]] = (
+    KnownBotUserAgent,
+    InvalidUserAgent,
+    DatacenterIp,
+)
 """Their order is that of their bits in slices: add at the end."""
 
-WINDOW_RULES: Final = (DuplicateClick, ClickRateIp, RegularInterval)
+WINDOW_RULES: Final[tuple[type[WindowRule], ...]] = (DuplicateClick, ClickRateIp, RegularInterval)
 
 NO_FLAGS: Final = pl.DataFrame(schema={**FLAG_COLUMNS, "rule": pl.String, "ivt_class": pl.String})
 """A table of flags, empty."""
@@ -69,7 +73,7 @@ class Ruleset:
     def version(self) -> str:
         """Changes with any threshold, list or exception: a name for what was judged by what."""
         content = {
-            "rules": {rule.NAME: dataclasses.asdict(rule) for rule in self._rules()},  # type: ignore[call-overload]
+            "rules": {rule.NAME: dataclasses.asdict(rule) for rule in self._rules()},
             "lists": self.lists.fingerprint,
             "advertisers": {
                 name: {
