@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 
 from adtally.io import schema
 from adtally.transforms.rollup import roll_up
-from adtally.transforms.rules import ClickRateIp, Ruleset
+from adtally.transforms.rules.ruleset import Ruleset
 from adtally.transforms.slices import narrow_schema
 from adtally.transforms.tally import TallySpec, tally
 
 MINUTE, HOUR = 60_000, 3_600_000
 T0 = 1_709_208_000_000
-BASE = TallySpec(
-    MINUTE, HOUR, ("country",), ruleset=Ruleset(ClickRateIp(threshold=1000)), uniques_k=4
-)
+BASE = TallySpec(MINUTE, HOUR, ("country",), ruleset=Ruleset(window_rules=()), uniques_k=4)
 LARGE = dataclasses.replace(BASE, window_ms=HOUR)
 
 Event = dict[str, Any]

@@ -1,7 +1,9 @@
 """The tally equals a naive reference, whatever the order, the cut and the duplication."""
 
 import dataclasses
+import itertools
 import random
+import statistics
 from collections import defaultdict
 from typing import Any
 
@@ -17,7 +19,10 @@ from hypothesis import strategies as st
 from adtally.io import schema
 from adtally.io.arrow import tag, with_tag
 from adtally.transforms.rollup import roll_up
-from adtally.transforms.rules import ClickRateIp, Ruleset
+from adtally.transforms.rules.click_rate_ip import ClickRateIp
+from adtally.transforms.rules.duplicate_click import DuplicateClick
+from adtally.transforms.rules.regular_interval import RegularInterval
+from adtally.transforms.rules.ruleset import EVENT_RULES, AdvertiserRules, Ruleset
 from adtally.transforms.slices import SliceSpec, narrow_schema
 from adtally.transforms.tally import Tally, TallySpec, tally
 from adtally.transforms.tally_windows import (
@@ -35,9 +40,17 @@ from adtally.transforms.windows import GENERATION_BITS, SumOverflow
 MINUTE = 60_000
 T0 = 1_709_208_000_000
 DIMENSIONS = ("campaign_id", "country")
-RULES = Ruleset(ClickRateIp(threshold=2, overrides={"b": 1}))
+REGULAR = RegularInterval(threshold=3, variation=0.2)
+RULES = Ruleset(
+    window_rules=(DuplicateClick(), ClickRateIp(threshold=2), REGULAR),
+    advertisers={
+        "b": AdvertiserRules(thresholds={"givt_click_rate_ip": 1, "givt_duplicate_click": 2}),
+        "é": AdvertiserRules(off=frozenset({"givt_regular_interval"})),
+    },
+)
 SPEC = TallySpec(MINUTE, 3_600_000, DIMENSIONS, ruleset=RULES, uniques_k=8)
 
+COUNTS = ("impressions", "clicks", "conversions")
 Event = dict[str, Any]
 
 EVENTS = st.lists(
@@ -46,13 +59,18 @@ EVENTS = st.lists(
             "advertiser_id": st.sampled_from(["a", "b", "é"]),
             "event_type": st.sampled_from([0, 1, 1, 2]),
             "event_id": st.sampled_from([f"e{n}" for n in range(8)]),
-            "occurred_at": st.integers(0, 3 * MINUTE - 1).map(lambda ms: T0 + ms),
+            "occurred_at": st.one_of(
+                st.integers(0, 3 * MINUTE - 1), st.integers(0, 17).map(lambda n: n * 10_000 + 1)
+            ).map(lambda ms: T0 + ms),
             "content_hash": st.just(0),
             "currency": st.sampled_from(["EUR", "USD", "XXX"]),
             "cost_micros": st.sampled_from([0, 1, -5, 10**16]),
             "revenue_micros": st.integers(-(10**16), 10**16),
             "user_hash": st.sampled_from([None, -(1 << 63), -1, 0, 1, (1 << 63) - 1]),
             "ip": st.sampled_from([None, "1.1.1.1", "2.2.2.2"]),
+            "user_id": st.sampled_from([None, None, "u1", "u2"]),
+            "creative_hash": st.sampled_from([None, 7, 8]),
+            "ivt": st.sampled_from([None, None, None, 1, 5]),
             "campaign_id": st.sampled_from([None, "", "c1", "c2"]),
             "country": st.sampled_from([None, "DE"]),
         }
@@ -70,8 +88,9 @@ def table(
     blank = dict.fromkeys(target.names)
     if not events:
         return target.empty_table()
-    # Clicks alone carry an address, see adtally.transforms.slices.
-    rows = [blank | e | ({} if e["event_type"] == 1 else {"ip": None}) for e in events]
+    # Clicks alone carry what they are judged by, see adtally.transforms.slices.
+    hidden = dict.fromkeys(("ip", "user_id", "creative_hash"))
+    rows = [blank | e | ({} if e["event_type"] == 1 else hidden) for e in events]
     return pa.Table.from_pylist(
         [{name: row[name] for name in target.names} for row in rows], target
     )
@@ -95,6 +114,74 @@ def plain(result: Tally) -> tuple[list[Event], list[Event]]:
     return result.summaries.to_pylist(), result.flags.to_pylist()
 
 
+def subject_of(click: Event) -> tuple[str, str] | None:
+    if click.get("user_id") is not None:
+        return ("user", click["user_id"])
+    return ("ip", click["ip"]) if click.get("ip") is not None else None
+
+
+def grouped(clicks: list[Event], key: Any) -> dict[Any, list[Event]]:
+    groups: dict[Any, list[Event]] = defaultdict(list)
+    for click in sorted(clicks, key=lambda e: (e["occurred_at"], e["content_hash"])):
+        groups[key(click)].append(click)
+    return {key: found for key, found in groups.items() if key is not None}
+
+
+def found_by(rule: str, clicks: list[Event], threshold: int) -> dict[tuple[str, str], list[Event]]:
+    """Invalid clicks by subject, of the clicks of one advertiser in one window."""
+    found: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    if rule == "givt_click_rate_ip":
+        for ip, some in grouped(clicks, lambda e: e.get("ip")).items():
+            found["ip", ip] += some if len(some) > threshold else []
+    elif rule == "givt_duplicate_click":
+
+        def place(e: Event) -> Any:
+            known = subject_of(e) is not None and e.get("creative_hash") is not None
+            minute = e["occurred_at"] // 60_000
+            return (subject_of(e), e["creative_hash"], minute) if known else None
+
+        for (subject, _, _), some in grouped(clicks, place).items():
+            found[subject] += some[threshold:]
+    else:
+        for subject, some in grouped(clicks, subject_of).items():
+            gaps = [b["occurred_at"] - a["occurred_at"] for a, b in itertools.pairwise(some)]
+            if len(some) < threshold or statistics.mean(gaps) < 10:
+                continue
+            steps = [
+                step for step in (1_000, 60_000) if not any(e["occurred_at"] % step for e in some)
+            ]
+            mean = statistics.mean(gaps)
+            if mean >= 10 * max(steps, default=1):
+                found[subject] += some if statistics.stdev(gaps) <= REGULAR.variation * mean else []
+    return {subject: some for subject, some in found.items() if some}
+
+
+def thresholds(advertiser: str) -> dict[str, int]:
+    """Thresholds of the rules that judge an advertiser."""
+    own = {"b": {"givt_click_rate_ip": 1, "givt_duplicate_click": 2}}.get(advertiser, {})
+    rules = {"givt_click_rate_ip": 2, "givt_duplicate_click": 1, "givt_regular_interval": 3} | own
+    return {k: v for k, v in rules.items() if (advertiser, k) != ("é", "givt_regular_interval")}
+
+
+def suspicious(clicks: list[Event], copied: bool, advertiser: str) -> bool:
+    """Whether some of these clicks, copies too, may have been flagged by themselves."""
+    limit = thresholds(advertiser)
+    per_subject = [len(some) for some in grouped(clicks, subject_of).values()]
+    if any(count >= limit.get("givt_regular_interval", 1_000) for count in per_subject):
+        return True
+    if not copied:
+        return False
+    for some in grouped(clicks, lambda e: e.get("ip")).values():
+        if len({e["event_id"] for e in some}) > limit["givt_click_rate_ip"]:
+            return True
+    return bool(found_by("givt_duplicate_click", distinct(clicks), limit["givt_duplicate_click"]))
+
+
+def distinct(clicks: list[Event]) -> list[Event]:
+    names = ("event_id", "occurred_at", "ip", "user_id", "creative_hash")
+    return list({tuple(e.get(name) for name in names): e for e in clicks}.values())
+
+
 def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[Event]]:
     """The tally with dicts, one event at a time, for fewer than k users."""
     window_of = {id(e): e["occurred_at"] // spec.window_ms * spec.window_ms for e in events}
@@ -105,54 +192,74 @@ def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[E
         groups[e["advertiser_id"], e["event_type"], e["event_id"], window].append(e)
         seen[e["advertiser_id"], window] += 1
     rows: dict[tuple, Event] = {}
-    clicks: dict[tuple, list[tuple[str, tuple]]] = defaultdict(list)
+    row_of: dict[int, Event] = {}
+    all_clicks: dict[tuple, list[Event]] = defaultdict(list)
+    clicks: dict[tuple, list[Event]] = defaultdict(list)
+    broken: dict[tuple, list[Event]] = defaultdict(list)
     copied: set[tuple] = set()
-    candidates: dict[tuple, set[str]] = defaultdict(set)
-    for (advertiser, event_type, event_id, window), group in groups.items():
+    flags: dict[tuple, list[Event]] = defaultdict(list)
+    for (advertiser, event_type, _, window), group in groups.items():
+        place = (window, advertiser)
         ordered = sorted(group, key=lambda e: (e["occurred_at"], e["content_hash"]))
         for index, e in enumerate(ordered):
             key = (window, advertiser, *(e[d] for d in spec.dimensions), e["currency"])
             row = rows.setdefault(
                 key, {"users": set(), "times": []} | dict.fromkeys(schema.MEASURES, 0)
             )
+            row_of[id(e)] = row
             row["times"].append(e["occurred_at"])
-            if event_type == 1 and e["ip"] is not None:
-                candidates[window, advertiser, e["ip"]].add(event_id)
-                copied |= {(window, advertiser)} if index else set()
+            if event_type == 1:
+                all_clicks[place].append(e)
             if index:
                 row["duplicates"] += 1
+                copied |= {place} if event_type == 1 else set()
+                if e.get("ivt") is not None:  # an earlier pane may have counted this one
+                    flags[place] += []
                 continue
-            row[("impressions", "clicks", "conversions")[event_type]] += 1
+            row[COUNTS[event_type]] += 1
             row["cost_micros"] += e["cost_micros"]
             row["revenue_micros"] += e["revenue_micros"]
             if e["user_hash"] is not None:
                 row["users"].add(e["user_hash"])
-            if event_type == 1 and e["ip"] is not None:
-                clicks[window, advertiser, e["ip"]].append((event_id, key))
-    flags: dict[tuple, list[Event]] = defaultdict(list)
-    rule = spec.ruleset.click_rate_ip
-    # An earlier pane may have counted another copy of a click: what it may have flagged stays
-    # in the flags, empty when it no longer holds.
-    for (window, advertiser, _), ids in candidates.items():
-        threshold = rule.overrides.get(advertiser, rule.threshold)
-        if (window, advertiser) in copied and len(ids) > threshold:
-            flags[window, advertiser] = []
-    for (window, advertiser, ip), found in sorted(clicks.items()):
-        threshold = rule.overrides.get(advertiser, rule.threshold)
-        if len(found) > threshold:
-            for _, key in found:
-                rows[key]["givt_clicks"] += 1
-            flags[window, advertiser].append(
-                {
-                    "rule": "givt_click_rate_ip",
-                    "ivt_class": "GIVT",
-                    "subject_type": "ip",
-                    "subject": ip,
-                    "count": len(found),
-                    "threshold": threshold,
-                    "evidence": sorted(event_id for event_id, _ in found)[:5],
-                }
-            )
+            if event_type == 1:
+                clicks[place].append(e)
+            if e.get("ivt") is not None:
+                broken[place].append(e)
+    for place, some in all_clicks.items():
+        if suspicious(some, place in copied, place[1]):
+            flags[place] += []
+    invalid: dict[int, Event] = {}
+
+    def flag(place: tuple, name: str, subject: tuple[str, str], count: int, ids: list[str]) -> None:
+        flags[place].append(
+            {
+                "rule": name,
+                "ivt_class": "GIVT",
+                "subject_type": subject[0],
+                "subject": subject[1],
+                "count": count,
+                "threshold": thresholds(place[1]).get(name, 0),
+                "evidence": sorted(ids)[:5],
+            }
+        )
+
+    for place, some in clicks.items():
+        for name, threshold in thresholds(place[1]).items():
+            for subject, hit in found_by(name, some, threshold).items():
+                invalid |= {id(e): e for e in hit}
+                flag(place, name, subject, len(hit), [e["event_id"] for e in hit])
+    for place, some in broken.items():
+        invalid |= {id(e): e for e in some}
+        for number, rule in enumerate(EVENT_RULES):
+            hit = [e for e in some if e["ivt"] >> number & 1]
+            if hit:
+                ids = [e["event_id"] for e in hit]
+                flag(place, rule.NAME, ("advertiser", place[1]), len(hit), ids)
+    for e in invalid.values():
+        row_of[id(e)][f"givt_{COUNTS[e['event_type']]}"] += 1
+        row_of[id(e)]["givt_cost_micros"] += e["cost_micros"]
+    for found in flags.values():
+        found.sort(key=lambda one: (one["rule"], one["subject_type"], one["subject"]))
 
     def stamped(window: int, advertiser: str) -> Event:
         return {
@@ -169,7 +276,8 @@ def reference(events: list[Event], spec: TallySpec) -> tuple[list[Event], list[E
     for key in sorted(rows, key=lambda key: [(part is not None, part) for part in key]):
         row = rows[key]
         users, times = sorted(row.pop("users")), row.pop("times")
-        row["net_clicks"] = row["clicks"] - row["givt_clicks"]
+        for name in (*COUNTS, "cost_micros"):
+            row[f"net_{name}"] = row[name] - row[f"givt_{name}"]
         row |= stamped(key[0], key[1]) | dict(zip(spec.dimensions, key[2:-1], strict=True))
         row |= {"currency": key[-1], "unique_users": len(users), "unique_user_hashes": users}
         row |= {"first_event_at": at(min(times)), "last_event_at": at(max(times))}
@@ -335,7 +443,7 @@ def log_events() -> pa.Table:
 
 def wire(pipeline: beam.Pipeline) -> dict[str, Any]:
     slice_spec = SliceSpec(MINUTE, DAY, 3_600_000)
-    spec = TallySpec(MINUTE, 3_600_000, ruleset=Ruleset(ClickRateIp(threshold=2)))
+    spec = TallySpec(MINUTE, 3_600_000, ruleset=Ruleset(window_rules=(ClickRateIp(threshold=2),)))
     windowing = Windowing.batch(DAY)
     sliced = pipeline | beam.Create([log_events()]) | SliceByWindow(slice_spec)
     tallied = sliced[SLICES] | TallyWindows(spec, windowing)

@@ -166,8 +166,8 @@ class _File:
             (self._lines[at[:end]] for end in range(len(at), 0, -1) if at[:end] in self._lines), 1
         )
         return RuleError(
-            f"{self._path}, line {line}: {'.'.join(at)} {why.rstrip('.')}. No event would be judged as meant, "
-            f"so nothing was started."
+            f"{self._path}, line {line}: {'.'.join(at)} {why.rstrip('.')}. Events would not be "
+            f"judged as meant, so nothing was started."
         )
 
     def _beside(self, name: str) -> str:
