@@ -35,9 +35,23 @@ _BROWSERS: Final = np.array(
         "Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0",
     ]
 )
-_BOT: Final = "Mozilla/5.0 (compatible; ExampleBot/2.1; +http://bot.example/)"
+_CRAWLERS: Final = np.array(
+    [
+        "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+        "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+        "python-requests/2.32.3",
+        "curl/8.9.1",
+    ]
+)
 BURST_CLICKS: Final = (40, 90)
 """Clicks of one bot on one advertiser within one minute: above the rule's threshold of 30."""
+RHYTHM_CLICKS: Final = (8, 16)
+RHYTHM_MS: Final = 3_000
+"""Clicks of one bot that waits three seconds, give or take 50 ms, all within a minute."""
+AGAIN_RATIO: Final = 0.0005
+"""Second clicks of people, as a share of all events."""
+CRAWLS: Final = 20
+"""What one robot that says what it is loads or clicks."""
 
 
 class GenerateError(ValueError):
@@ -94,12 +108,14 @@ class GenerateConfig:
 def make_events(config: GenerateConfig) -> pl.DataFrame:
     """All decodable records, in order of arrival.
 
-    Columns: the fields of an event; ``kind`` (``person``, ``bot``, ``copy``, ``conflict``,
+    Columns: the fields of an event; ``kind`` (``person``, ``bot`` for bursts, ``rhythm``,
+    ``crawler``, ``again`` for a person's second click, and of all of these ``copy``, ``conflict``,
     ``lookalike``); times in milliseconds.
     """
     rng = np.random.default_rng(config.seed)
     people = _people(config, rng)
-    events = pl.concat([people, _bots(config, rng, people)])
+    robots = [made(config, rng, people) for made in (_bots, _rhythms, _crawlers, _again)]
+    events = pl.concat([people, *robots])
     events = events.with_columns(pl.Series("event_id", _hex_ids(rng, events.height)))
     events = _linked(events)
     events = _received(config, rng, events)
@@ -179,21 +195,76 @@ def _bots(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
     minute = config.start_ms + rng.integers(0, config.hours * 60, bursts) * MINUTE_MS
     burst = np.repeat(np.arange(bursts), sizes)
     rows = len(burst)
+    times = minute[burst] + rng.integers(0, MINUTE_MS, rows)
+    advertisers = (burst * 13) % config.advertisers
+    return _robots(people, "bot", burst, times, advertisers, _BROWSERS[burst % len(_BROWSERS)])
+
+
+def _rhythms(
+    config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
+) -> pl.DataFrame:
+    """Clicks at machine-like intervals: one user, one advertiser, within a minute."""
+    robots = max(1, config.events // 40_000)
+    sizes = rng.integers(*RHYTHM_CLICKS, robots)
+    minute = config.start_ms + rng.integers(0, config.hours * 60, robots) * MINUTE_MS
+    robot = np.repeat(np.arange(robots), sizes)
+    nth = np.concatenate([np.arange(size) for size in sizes])
+    times = minute[robot] + 500 + nth * RHYTHM_MS + rng.integers(0, 100, len(robot))
+    advertisers = (robot * 17 + 1) % config.advertisers
+    places = nth % 60  # another creative each time, so that no click is a duplicate
+    agents = _BROWSERS[robot % len(_BROWSERS)]
+    return _robots(people, "rhythm", robot + 1_000_000, times, advertisers, agents, places)
+
+
+def _crawlers(
+    config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
+) -> pl.DataFrame:
+    """Robots that say what they are: impressions and clicks, here and there."""
+    robot = np.repeat(np.arange(max(1, config.events // 20_000)), CRAWLS)
+    times = config.start_ms + rng.integers(0, config.hours * HOUR_MS, len(robot))
+    advertisers = rng.integers(0, config.advertisers, len(robot))
+    agents = _CRAWLERS[robot % len(_CRAWLERS)]
+    places = rng.integers(0, 60, len(robot))
+    types = (np.arange(len(robot)) % 4 == 0).astype(np.int8)
+    return _robots(people, "crawler", robot + 2_000_000, times, advertisers, agents, places, types)
+
+
+def _robots(
+    people: pl.DataFrame,
+    kind: str,
+    robot: np.ndarray,
+    times: np.ndarray,
+    advertisers: np.ndarray,
+    agents: np.ndarray,
+    places: np.ndarray | None = None,
+    types: np.ndarray | None = None,
+) -> pl.DataFrame:
+    """Events of robots, each with a user and an address of its own."""
+    rows = len(robot)
     columns = {
-        "type": np.ones(rows, np.int8),
-        "occurred_at": minute[burst] + rng.integers(0, MINUTE_MS, rows),
-        "advertiser": (burst * 13) % config.advertisers,
-        "place": burst % 60,
-        "user": 1_000_000_000 + burst,
+        "type": np.ones(rows, np.int8) if types is None else types,
+        "occurred_at": times,
+        "advertiser": advertisers,
+        "place": robot % 60 if places is None else places,
+        "user": 1_000_000_000 + robot,
         "parent": np.full(rows, -1),
-        "address": 15_000_000 + burst,
-        "user_agent": np.full(rows, _BOT),
+        "address": 15_000_000 + robot,
+        "user_agent": agents,
         "country": np.full(rows, "US"),
         "cost": np.full(rows, 250_000),
         "revenue": np.zeros(rows, np.int64),
-        "kind": np.full(rows, "bot"),
+        "kind": np.full(rows, kind),
     }
     return pl.DataFrame(columns, schema=people.schema)
+
+
+def _again(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame) -> pl.DataFrame:
+    """Second clicks of people on the same creative, within three seconds."""
+    clicks = people.filter(pl.col("type") == 1)
+    count = round(config.events * AGAIN_RATIO) if clicks.height else 0
+    rows = rng.integers(0, max(1, clicks.height), count)
+    later = pl.Series(rng.integers(200, 3_000, count))
+    return clicks[rows].with_columns(pl.col("occurred_at") + later, kind=pl.lit("again"))
 
 
 def _hex_ids(rng: np.random.Generator, count: int) -> list[str]:

@@ -21,6 +21,7 @@ _SQL_TYPES = {
     pa.int32(): "INTEGER",
     schema.TIMESTAMP: "TIMESTAMPTZ",
     pa.list_(pa.int64()): "BIGINT[]",
+    pa.list_(pa.string()): "VARCHAR[]",
     pa.list_(schema.FLAG_TYPE): (
         "STRUCT(rule VARCHAR, ivt_class VARCHAR, subject_type VARCHAR, subject VARCHAR, "
         "count BIGINT, threshold BIGINT, evidence VARCHAR[])[]"

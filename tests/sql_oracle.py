@@ -10,11 +10,21 @@ import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
+import crawleruseragents
 import duckdb
 import pyarrow as pa
 import xxhash
 
 LATENESS_MS = 3_600_000
+MEASURES = (
+    "impressions, clicks, conversions, duplicates, givt_impressions, givt_clicks, "
+    "givt_conversions, net_clicks, cost_micros, givt_cost_micros, net_cost_micros, "
+    "revenue_micros, unique_users, epoch_ms(first_event_at), epoch_ms(last_event_at)"
+)
+"""Measures of a summary in the order of :func:`summaries`, after its keys."""
+
+FLAGS = "epoch_ms(window_start), advertiser_id, rule, subject_type, subject, count"
+"""A flag in the order of :func:`flags`."""
 
 
 def load(connection: duckdb.DuckDBPyConnection, logs: Path, now_ms: int) -> None:
@@ -23,6 +33,7 @@ def load(connection: duckdb.DuckDBPyConnection, logs: Path, now_ms: int) -> None
     text = "CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line END"
     names = ["event_id", "event_type", "advertiser_id", "campaign_id", "country", "user_id", "ip"]
     names += ["currency", "occurred_at", "received_at", "cost_micros", "revenue_micros"]
+    names += ["creative_id", "user_agent"]
     columns = ", ".join(f"nullif(json_extract_string(j, '$.{n}'), '') AS {n}" for n in names)
     connection.execute(
         f"""
@@ -48,8 +59,21 @@ def load(connection: duckdb.DuckDBPyConnection, logs: Path, now_ms: int) -> None
             AND happened >= 946684800000
             AND happened <= coalesce(received, {now_ms}) + 86400000, false) AS good
         FROM typed;
-        CREATE TABLE events AS SELECT * FROM judged WHERE good;
         CREATE TABLE dead AS SELECT source, position FROM judged WHERE NOT good;
+        """
+    )
+    agents = connection.execute(
+        "SELECT DISTINCT user_agent FROM judged WHERE user_agent IS NOT NULL"
+    ).fetchall()
+    robots = pa.table({"user_agent": [a for (a,) in agents if crawleruseragents.is_crawler(a)]})
+    connection.register("robots", robots.cast(pa.schema([("user_agent", pa.string())])))
+    connection.execute(
+        r"""
+        CREATE TABLE events AS
+        SELECT *, user_agent IN (FROM robots) AS robot,
+            NOT regexp_matches(user_agent, '^(Mozilla|Opera|Dalvik)/|\bCFNetwork/|\bDarwin/')
+                AS no_browser
+        FROM judged WHERE good;
         """
     )
 
@@ -97,11 +121,16 @@ def summaries(
             sum((event_type = 'impression' AND counted)::INT)::BIGINT AS impressions,
             sum((event_type = 'click' AND counted)::INT)::BIGINT AS clicks,
             sum((event_type = 'conversion' AND counted)::INT)::BIGINT AS conversions,
-            sum(givt::INT)::BIGINT AS givt_clicks,
+            sum((NOT counted)::INT)::BIGINT AS duplicates,
+            sum((event_type = 'impression' AND givt)::INT)::BIGINT AS givt_impressions,
+            sum((event_type = 'click' AND givt)::INT)::BIGINT AS givt_clicks,
+            sum((event_type = 'conversion' AND givt)::INT)::BIGINT AS givt_conversions,
             sum((event_type = 'click' AND counted AND NOT givt)::INT)::BIGINT AS net_clicks,
             sum(CASE WHEN counted THEN coalesce(cost, 0) ELSE 0 END)::BIGINT AS cost_micros,
+            sum(CASE WHEN givt THEN coalesce(cost, 0) ELSE 0 END)::BIGINT AS givt_cost_micros,
+            sum(CASE WHEN counted AND NOT givt THEN coalesce(cost, 0) ELSE 0 END)::BIGINT
+                AS net_cost_micros,
             sum(CASE WHEN counted THEN coalesce(revenue, 0) ELSE 0 END)::BIGINT AS revenue_micros,
-            sum((NOT counted)::INT)::BIGINT AS duplicates,
             count(DISTINCT CASE WHEN counted THEN user_id END) AS unique_users,
             min(happened) AS first_event_at, max(happened) AS last_event_at
         FROM judged_events GROUP BY ALL ORDER BY ALL
@@ -110,10 +139,8 @@ def summaries(
 
 
 def flags(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
-    """Flagged (window start in ms, advertiser, ip, clicks) after :func:`summaries`."""
-    return connection.execute(
-        "SELECT w, advertiser_id, ip, clicks FROM bursts ORDER BY ALL"
-    ).fetchall()
+    """What was flagged, as :data:`FLAGS` names it, after :func:`summaries`."""
+    return connection.execute("FROM flags ORDER BY ALL").fetchall()
 
 
 def _count(
@@ -128,12 +155,48 @@ def _count(
             PARTITION BY advertiser_id, event_type, event_id, w ORDER BY happened, content_hash) = 1
             AS counted
         FROM (SELECT *, happened // {size} * {size} AS w FROM events) WHERE {on_time};
+        CREATE OR REPLACE TABLE clicks AS
+        SELECT *, if(user_id IS NULL, 'ip', 'user') AS subject_type,
+            coalesce(user_id, ip) AS subject
+        FROM counted_events WHERE counted AND event_type = 'click';
         CREATE OR REPLACE TABLE bursts AS
-        SELECT w, advertiser_id, ip, count(*) AS clicks FROM counted_events
-        WHERE counted AND event_type = 'click' AND ip IS NOT NULL
+        SELECT w, advertiser_id, ip, count(*) AS clicks FROM clicks WHERE ip IS NOT NULL
         GROUP BY ALL HAVING count(*) > {threshold};
+        CREATE OR REPLACE TABLE again AS
+        SELECT w, advertiser_id, event_id, subject_type, subject FROM clicks
+        WHERE subject IS NOT NULL AND creative_id IS NOT NULL
+        QUALIFY row_number() OVER (
+            PARTITION BY w, advertiser_id, subject_type, subject, creative_id, happened // 60000
+            ORDER BY happened, content_hash, event_id) > 1;
+        CREATE OR REPLACE TABLE regular AS
+        SELECT w, advertiser_id, subject_type, subject, count(*) AS clicks
+        FROM (SELECT *, happened - lag(happened) OVER (
+                PARTITION BY w, advertiser_id, subject_type, subject ORDER BY happened) AS gap
+              FROM clicks WHERE subject IS NOT NULL)
+        GROUP BY ALL
+        HAVING count(*) >= 5 AND stddev_samp(gap) <= 0.1 * avg(gap) AND avg(gap) >= 10 * CASE
+            WHEN bool_and(happened % 60000 = 0) THEN 60000
+            WHEN bool_and(happened % 1000 = 0) THEN 1000 ELSE 1 END;
         CREATE OR REPLACE TABLE judged_events AS
-        SELECT e.*, b.clicks IS NOT NULL AND e.counted AND e.event_type = 'click' AS givt
-        FROM counted_events e LEFT JOIN bursts b USING (w, advertiser_id, ip);
+        SELECT e.*, e.counted AND (coalesce(robot, false) OR coalesce(no_browser, false)
+            OR (e.event_type = 'click' AND (
+                b.clicks IS NOT NULL OR a.event_id IS NOT NULL OR r.clicks IS NOT NULL))) AS givt
+        FROM counted_events e
+        LEFT JOIN bursts b USING (w, advertiser_id, ip)
+        LEFT JOIN again a USING (w, advertiser_id, event_id)
+        LEFT JOIN regular r ON r.w = e.w AND r.advertiser_id = e.advertiser_id
+            AND r.subject = coalesce(e.user_id, e.ip)
+            AND r.subject_type = if(e.user_id IS NULL, 'ip', 'user');
+        CREATE OR REPLACE TABLE flags AS
+        SELECT w, advertiser_id, 'givt_click_rate_ip' AS rule, 'ip' AS subject_type,
+            ip AS subject, clicks FROM bursts
+        UNION ALL SELECT w, advertiser_id, 'givt_duplicate_click', subject_type, subject, count(*)
+            FROM again GROUP BY ALL
+        UNION ALL SELECT w, advertiser_id, 'givt_regular_interval', subject_type, subject, clicks
+            FROM regular
+        UNION ALL SELECT w, advertiser_id, 'givt_known_bot_ua', 'advertiser', advertiser_id,
+            count(*) FROM counted_events WHERE counted AND robot GROUP BY ALL
+        UNION ALL SELECT w, advertiser_id, 'givt_invalid_ua', 'advertiser', advertiser_id,
+            count(*) FROM counted_events WHERE counted AND no_browser GROUP BY ALL;
         """
     )

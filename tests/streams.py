@@ -30,10 +30,6 @@ LATENESS_SECONDS = 10_000
 """Of :func:`recent_logs` the oldest event is 8,500 s old when it is made, and some are received
 more than this after they happened."""
 
-MEASURES = (
-    "impressions, clicks, conversions, givt_clicks, net_clicks, cost_micros, revenue_micros, "
-    "duplicates, unique_users, epoch_ms(first_event_at), epoch_ms(last_event_at)"
-)
 AWS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
 
@@ -174,13 +170,12 @@ def views(output: Path) -> duckdb.DuckDBPyConnection:
 def stored(output: Path) -> list[Any]:
     """Base summaries through the views, as the oracle gives them."""
     keys = "epoch_ms(window_start), advertiser_id, currency"
-    query = f"SELECT {keys}, {MEASURES} FROM summaries WHERE window_seconds = 60 ORDER BY ALL"
-    return views(output).execute(query).fetchall()
+    query = f"SELECT {keys}, {sql_oracle.MEASURES} FROM summaries WHERE window_seconds = 60"
+    return views(output).execute(f"{query} ORDER BY ALL").fetchall()
 
 
 def stored_flags(output: Path) -> list[Any]:
-    query = "SELECT epoch_ms(window_start), advertiser_id, subject, count FROM flags ORDER BY ALL"
-    return views(output).execute(query).fetchall()
+    return views(output).execute(f"SELECT {sql_oracle.FLAGS} FROM flags ORDER BY ALL").fetchall()
 
 
 def in_log(output: Path) -> list[Any]:
@@ -193,7 +188,7 @@ def in_log(output: Path) -> list[Any]:
 
 def searchable(url: str, prefix: str) -> list[Any]:
     """Base summaries in Elasticsearch, as the oracle gives them."""
-    names = [name.strip() for name in MEASURES.split(",")[:9]]
+    names = [name.strip() for name in sql_oracle.MEASURES.split(",")[:13]]
     rows = []
     with contextlib.closing(connect(ElasticsearchConfig((url,), prefix))) as client:
         # An index that a running stream made this moment cannot be searched yet (503).

@@ -135,7 +135,7 @@ def test_a_killed_run_starts_again_without_state_and_counts_never_go_back(
     rows, whole = connection.execute(
         f"SELECT (SELECT count(*) FROM {files}), (SELECT count(*) FROM event_rows)"
     ).fetchall()[0]
-    assert whole == sum(sum(row[3:6]) + row[10] for row in expected) + late_rows(tmp_path / "out")
+    assert whole == sum(sum(row[3:6]) + row[6] for row in expected) + late_rows(tmp_path / "out")
     assert rows == whole + logged, "what the killed run had written is there twice, and seen once"
 
 

@@ -19,10 +19,6 @@ from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from tests import sql_oracle
 
 NOW_MS = round(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
-MEASURES = (
-    "impressions, clicks, conversions, givt_clicks, net_clicks, cost_micros, revenue_micros, "
-    "duplicates, unique_users, epoch_ms(first_event_at), epoch_ms(last_event_at)"
-)
 
 
 def run(*arguments: str) -> str:
@@ -58,7 +54,7 @@ def views(output: Path) -> duckdb.DuckDBPyConnection:
 
 def stored(output: Path, seconds: int, dimensions: tuple[str, ...] = ()) -> list[Any]:
     keys = ", ".join(["epoch_ms(window_start)", "advertiser_id", *dimensions, "currency"])
-    query = f"SELECT {keys}, {MEASURES} FROM summaries WHERE window_seconds = {seconds}"
+    query = f"SELECT {keys}, {sql_oracle.MEASURES} FROM summaries WHERE window_seconds = {seconds}"
     return views(output).execute(f"{query} ORDER BY ALL").fetchall()
 
 
@@ -80,11 +76,7 @@ def test_summaries_flags_and_dead_letters(
     expected = sql_oracle.summaries(sql, window, dimensions=dimensions)
     assert stored(output, window, dimensions) == expected
     assert len(expected) > 1_000
-    found_flags = (
-        views(output)
-        .execute("SELECT epoch_ms(window_start), advertiser_id, subject, count FROM flags")
-        .fetchall()
-    )
+    found_flags = views(output).execute(f"SELECT {sql_oracle.FLAGS} FROM flags").fetchall()
     assert sorted(found_flags) == sql_oracle.flags(sql)
     larger = sql_oracle.summaries(sql, window, rollup_seconds=rollup, dimensions=dimensions)
     assert stored(output, rollup, dimensions) == larger
@@ -201,7 +193,7 @@ def documents(node: ElasticsearchNode, seconds: int) -> list[tuple[Any, ...]]:
     rows = []
     for hit in hits:
         row = hit["_source"]
-        measures = MEASURES.replace("epoch_ms(", "").replace(")", "").split(", ")
+        measures = sql_oracle.MEASURES.replace("epoch_ms(", "").replace(")", "").split(", ")
         values = [_ms(row[n]) if n.endswith("_at") else row[n] for n in measures]
         rows.append((_ms(row["window_start"]), row["advertiser_id"], row["currency"], *values))
     return sorted(rows)
