@@ -48,7 +48,7 @@ __all__ = [
     "templates_installed",
 ]
 
-TEMPLATE_VERSION: Final = 2
+TEMPLATE_VERSION: Final = 3
 """Rises with every change of the mappings; an older template has to be set up again."""
 
 KINDS: Final = ("summaries", "flags")

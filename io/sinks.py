@@ -206,11 +206,15 @@ class _WriteTablesPane(beam.DoFn):
 def split_by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The parts of a table by the date of ``window_start``, with their partition folders."""
     plain = table.replace_schema_metadata(None)
-    starts = pl.Series(plain["window_start"]).dt.truncate("1d").dt.epoch("ms")
+    frame = pl.DataFrame(pl.from_arrow(plain))
+    starts = frame["window_start"].dt.truncate("1d").dt.epoch("ms")
     days = starts.unique().sort().to_list()
     for day in days:
-        part = plain if len(days) == 1 else plain.filter((starts == day).to_arrow())
-        yield date_partition(day), part
+        if len(days) == 1:
+            yield date_partition(day), plain
+            continue
+        part = frame.filter(starts == day).to_arrow(compat_level=pl.CompatLevel.newest())
+        yield date_partition(day), part.cast(plain.schema)
 
 
 @dataclass

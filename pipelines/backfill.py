@@ -92,8 +92,8 @@ def backfill(request: Request, watch: Watch) -> Outcome:
         elasticsearch=request.elasticsearch,
         ranges=ranges,
     )
+    _check_earlier_run(job)  # first, so that a run which is refused leaves nothing
     settle_manifest(job)
-    _check_earlier_run(job)
     remove_dead_letters(job.folder("dead-letters"), {block.name for block in job.blocks})
     report = execute(job, request, watch)
     return Outcome(report, job, record_run(job, report), tuple(passed_over))

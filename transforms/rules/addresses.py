@@ -67,15 +67,21 @@ def _address(text: str | None) -> bytes | None:
 
 @functools.lru_cache(maxsize=8)
 def _ranges(networks: frozenset[Network]) -> tuple[np.ndarray, np.ndarray]:
-    """First and last address of each network, disjoint and sorted."""
-    merged: list[Network] = []
-    for kind in (ipaddress.IPv4Network, ipaddress.IPv6Network):
-        same = [each for each in networks if isinstance(each, kind)]
-        merged += ipaddress.collapse_addresses(same)  # type: ignore[type-var]
-    pairs = sorted(
-        (_sixteen(each.network_address), _sixteen(each.broadcast_address)) for each in merged
+    """First and last address of each network, disjoint and sorted.
+
+    Of two networks that overlap, of either kind, one contains the other: the outermost are kept.
+    """
+    starts: list[bytes] = []
+    ends: list[bytes] = []
+    pairs = (
+        (_sixteen(each.network_address), _sixteen(each.broadcast_address)) for each in networks
     )
-    starts, ends = zip(*pairs, strict=True) if pairs else ((), ())
+    for start, end in sorted(pairs):
+        if not ends or start > ends[-1]:
+            starts.append(start)
+            ends.append(end)
+        else:
+            ends[-1] = max(end, ends[-1])
     return np.array(starts, dtype="S16"), np.array(ends, dtype="S16")
 
 

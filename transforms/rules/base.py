@@ -35,6 +35,10 @@ FLAG_COLUMNS: Final = pl.Schema(
 )
 
 
+MOST: Final = (1 << 31) - 1
+"""The highest threshold: beyond it a rule is switched off in all but name."""
+
+
 class RuleError(ValueError):
     """A rule, or a file of rules, that cannot be used; the message names place and remedy."""
 
@@ -149,15 +153,20 @@ def by_distinct(texts: pl.Series, judge: Callable[[pl.Series], pl.Series]) -> pl
 
 
 def check_threshold(name: str, value: int, least: int = 1) -> None:
-    """Refuse a threshold that would flag everything.
+    """Refuse a threshold that would flag everything, or that no number holds.
 
     Raises:
-        RuleError: it is below ``least``.
+        RuleError: it is below ``least``, or above ``MOST``.
     """
     if value < least:
         raise RuleError(
             f"{name}: threshold {value} would flag every event; give a whole number of at least "
             f"{least}."
+        )
+    if value > MOST:
+        raise RuleError(
+            f"{name}: threshold {value} would never be passed; give {MOST} or less, or switch the "
+            f"rule off."
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 import msgspec
+from apache_beam.io.filesystem import BeamIOError
 
 from adtally.io.files import join, read_bytes
 from adtally.transforms.rules.addresses import Networks, network
@@ -46,8 +47,8 @@ def read_rules(path: str) -> Ruleset:
         ListError: a list cannot be used.
     """
     try:
-        text = read_bytes(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode("utf-8-sig")
+    except (OSError, BeamIOError, ValueError) as error:  # ValueError: a scheme Beam does not know
         raise RuleError(f"rules {path!r} cannot be read: {error}. Correct the path.") from error
     return parse_rules(text, path)
 
@@ -92,9 +93,10 @@ class _File:
         if not isinstance(enabled, bool):
             raise self._wrong((*at, "enabled"), f"is {enabled!r}; write true or false")
         values = {name: value for name, value in given.items() if name != "enabled"}
-        for name, value in values.items():
+        for name, value in list(values.items()):
             try:
-                msgspec.convert({name: value}, kind)  # checks the type, and calls the constructor
+                checked = msgspec.convert({name: value}, kind)  # its type, then its range
+                values[name] = getattr(checked, name)
             except (msgspec.ValidationError, RuleError) as error:
                 raise self._wrong((*at, name), f"is {value!r}: {error}") from error
         return kind(**values) if enabled else None
@@ -174,11 +176,11 @@ class _File:
         """A list's address: as it is, or relative to the folder of the file of rules."""
         if "://" in name or PurePath(name).is_absolute():
             return name
-        folder = self._path.rpartition("/")[0]
-        return join(folder, name) if folder else name
+        folder, slash, _ = self._path.rpartition("/")
+        return join(folder, name) if folder else slash + name
 
 
-_HEADER: Final = re.compile(r"^\s*\[([^\[\]]+)\]\s*(#.*)?$")
+_HEADER: Final = re.compile(r"""^\s*\[\[?((?:[^"'\[\]]|"[^"]*"|'[^']*')+)\]\]?\s*(#.*)?$""")
 _KEY: Final = re.compile(
     r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
@@ -190,10 +192,13 @@ def _lines_of(text: str) -> dict[tuple[str, ...], int]:
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
-            table = _path_of(header[1])
-            lines.setdefault(table, number)
+            table = path = _path_of(header[1])
         elif key := _KEY.match(line):
-            lines.setdefault((*table, *_path_of(key[1])), number)
+            path = (*table, *_path_of(key[1]))
+        else:
+            continue
+        for end in range(1, len(path) + 1):
+            lines.setdefault(path[:end], number)
     return lines
 
 

@@ -47,7 +47,7 @@ def _robots(texts: pl.Series, lists: Lists) -> pl.Series:
 
 @dataclass(frozen=True)
 class InvalidUserAgent(EventRule):
-    """A user agent that is empty, or none of a browser or an app.
+    """A user agent that is blank, or none of a browser or an app.
 
     After ``VerifyMetadata`` of mozilla/gcp-ingestion. With the IAB's list of browsers, that list
     says which are valid; without it, what browsers, web views and the HTTP stacks of Android and
@@ -56,8 +56,8 @@ class InvalidUserAgent(EventRule):
     Weakness: apps with user agents of their own; bring a list, or switch it off for them.
 
     Attributes:
-        missing: whether an event without the field is invalid too. Off, because many sources
-            never have one, which is not enough data.
+        missing: whether an event without the field, or with an empty one, is invalid too. Off,
+            because many sources never have one, which is not enough data.
     """
 
     NAME: ClassVar[str] = "givt_invalid_ua"

@@ -84,9 +84,9 @@ def read_networks(paths: Sequence[str]) -> Networks:
 def _lines(path: str) -> list[str]:
     try:
         return read_bytes(path).decode("utf-8-sig").splitlines()
-    except (OSError, BeamIOError) as error:
+    except UnicodeDecodeError as error:
+        raise ListError(f"list {path!r} is not UTF-8 ({error}); convert it.") from error
+    except (OSError, BeamIOError, ValueError) as error:  # ValueError: a scheme Beam does not know
         raise ListError(
             f"list {path!r} cannot be read ({error}); no event would match. Correct the path."
         ) from error
-    except UnicodeDecodeError as error:
-        raise ListError(f"list {path!r} is not UTF-8 ({error}); convert it.") from error

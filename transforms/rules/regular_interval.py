@@ -12,6 +12,7 @@ from adtally.transforms.rules.base import (
     GIVT,
     Found,
     Limits,
+    RuleError,
     WindowRule,
     check_threshold,
     evidence,
@@ -41,7 +42,7 @@ class RegularInterval(WindowRule):
 
     Attributes:
         threshold: the least number of clicks that is judged; fewer show no rhythm.
-        variation: coefficient of variation, from 0 to 1.
+        variation: coefficient of variation, from 0 to below 1.
     """
 
     NAME: ClassVar[str] = "givt_regular_interval"
@@ -51,6 +52,11 @@ class RegularInterval(WindowRule):
 
     def __post_init__(self) -> None:
         check_threshold(self.NAME, self.threshold, least=3)
+        if not 0 <= self.variation < 1:
+            raise RuleError(
+                f"{self.NAME}: variation {self.variation} would flag people, whose intervals vary "
+                f"by about 1; give a number from 0 to below 1."
+            )
 
     def judge(self, clicks: pl.DataFrame, limits: Limits) -> Found:
         """See :class:`adtally.transforms.rules.base.WindowRule`."""

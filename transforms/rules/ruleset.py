@@ -83,6 +83,7 @@ class Ruleset:
                     "allow_users": sorted(one.allow_users),
                 }
                 for name, one in self.advertisers.items()
+                if one != AdvertiserRules()
             },
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
