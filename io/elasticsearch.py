@@ -100,21 +100,24 @@ def _mapped(field: pa.Field) -> dict[str, Any]:
 
 
 def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> list[str]:
-    """Install or renew the index templates; says what it did. Existing indices stay as they are.
+    """Install or renew the index templates; says what it did. Existing indices learn new fields.
 
     Raises:
         AccessDenied: these credentials may not.
     """
     done = []
     for kind in KINDS:
-        name = template_name(config, kind)
+        name, pattern = template_name(config, kind), config.index_pattern(kind)
+        template = index_template(config, kind)
         try:
-            client.indices.put_index_template(name=name, **_parts(index_template(config, kind)))
+            client.indices.put_index_template(name=name, **_parts(template))
+            if client.indices.get(index=pattern):  # their mappings are strict: documents would fail
+                client.indices.put_mapping(index=pattern, **template["template"]["mappings"])
         except ApiError as error:
             if error.meta.status in (401, 403):
                 raise denied(error, config, "index templates cannot be installed") from None
             raise
-        done.append(f"index template {name} for {config.index_pattern(kind)} is installed")
+        done.append(f"index template {name} for {pattern} is installed")
     return done
 
 

@@ -421,6 +421,24 @@ def test_small_tables_share_a_request_and_letters_keep_their_window(
 
 
 @pytest.mark.elasticsearch
+def test_an_index_of_an_older_adtally_learns_the_new_fields(
+    elasticsearch_node: ElasticsearchNode,
+) -> None:
+    config = es.ElasticsearchConfig((elasticsearch_node.url,), f"u{uuid.uuid4().hex[:10]}")
+    mappings = es.index_template(config, "summaries")["template"]["mappings"]
+    old = {name: kind for name, kind in mappings["properties"].items() if "givt" not in name}
+    made = documents(summaries(3), "summaries", config, START_MS)
+    with contextlib.closing(es.connect(config)) as client:
+        for index in {one.index for one in made}:
+            client.indices.create(index=index, mappings={"dynamic": "strict", "properties": old})
+        refused = BulkWriter(client, config).write(made)
+        assert {one.error_type for one in refused} == {"strict_dynamic_mapping_exception"}
+        es.install_templates(client, config)
+        assert BulkWriter(client, config).write(made) == []
+    assert [row["givt_clicks"] for row in found(config)] == [1, 1, 1]
+
+
+@pytest.mark.elasticsearch
 def test_flags_are_nested_documents_overwritten_whole(config: es.ElasticsearchConfig) -> None:
     options = PipelineOptions([])
     with beam.Pipeline(runner=direct_runner(options), options=options) as pipeline:

@@ -81,7 +81,7 @@ def test_module_and_command_are_the_same() -> None:
         (("--from", "2026-03-02", "--to", "2026-03-01"), "is not before"),
         (("--from", "yesterday"), "write it as 2026-03-01"),
         (("--mapping", "none.toml"), "none.toml"),
-        (("--click-rate-ip-override", "adv-1"), "ADVERTISER=NUMBER"),
+        (("--rules", "none.toml"), "none.toml"),
         (("--output", "out[1]"), "take for a pattern"),
         (("--elasticsearch", "localhost"), "https://HOST:9200"),
         (("--elasticsearch", "http://a:b@h"), "user or password"),
@@ -150,7 +150,9 @@ def test_other_settings_into_the_same_output_are_refused(logs: Path, tmp_path: P
     result = adtally(*base, "--dimensions", "country")
     assert result.exit_code == 2
     assert "would not add up" in result.output
-    result = adtally(*base, "--click-rate-ip-threshold", "2")
+    rules = tmp_path / "rules.toml"
+    rules.write_text("rules.givt_click_rate_ip.threshold = 2")
+    result = adtally(*base, "--rules", str(rules))
     assert result.exit_code == 2
     assert "re-tally" in result.output
 

@@ -144,11 +144,13 @@ def test_documents_and_a_retally_that_counts_late_events(
     tmp_path: Path, elasticsearch_node: ElasticsearchNode
 ) -> None:
     logs, _ = made_up(tmp_path, 7)
+    rules = tmp_path / "rules.toml"
+    rules.write_text("rules.givt_click_rate_ip.threshold = 5")
     output = tmp_path / "out"
     target = ("--elasticsearch", elasticsearch_node.url, "--elasticsearch-index-prefix", "oracle")
     run(
         *("backfill", "--input", str(logs), "--output", str(output), "--rollup", "1h"),
-        *(*target, "--elasticsearch-setup", "--click-rate-ip-threshold", "5"),
+        *(*target, "--elasticsearch-setup", "--rules", str(rules)),
     )
     sql = oracle(logs)
     for seconds in (60, 3600):

@@ -42,13 +42,22 @@ def with_source(connection: duckdb.DuckDBPyConnection, logs: Path) -> None:
     )
 
 
+ONE_RULE = """
+[rules]
+givt_click_rate_ip.threshold = {}
+givt_regular_interval.enabled = false
+"""
+
+
 @pytest.mark.parametrize("threshold", [1, 2])
 def test_per_app_and_window_as_sql_says(real_clicks: Path, tmp_path: Path, threshold: int) -> None:
     output = tmp_path / "out"
+    rules = tmp_path / "rules.toml"
+    rules.write_text(ONE_RULE.format(threshold))
     run(
         *("backfill", "--input", str(real_clicks), "--output", str(output)),
         *("--mapping", str(MAPPING), "--window", "10m", "--rollup", "1h,1d"),
-        *("--dimensions", "publisher_id", "--click-rate-ip-threshold", str(threshold)),
+        *("--dimensions", "publisher_id", "--rules", str(rules)),
     )
     sql = views(output)
     with_source(sql, real_clicks)
@@ -88,9 +97,11 @@ def test_documents_are_the_rows(
     real_clicks: Path, tmp_path: Path, elasticsearch_node: ElasticsearchNode
 ) -> None:
     output = tmp_path / "out"
+    rules = tmp_path / "rules.toml"
+    rules.write_text(ONE_RULE.format(2))
     run(
         *("backfill", "--input", str(real_clicks / "2017-11-07"), "--output", str(output)),
-        *("--mapping", str(MAPPING), "--window", "1h", "--click-rate-ip-threshold", "2"),
+        *("--mapping", str(MAPPING), "--window", "1h", "--rules", str(rules)),
         *("--elasticsearch", elasticsearch_node.url, "--elasticsearch-setup"),
         *("--elasticsearch-index-prefix", "real"),
     )
