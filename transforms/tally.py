@@ -27,6 +27,9 @@ from adtally.transforms.windows import (
 )
 
 IDENTITY: Final = ("advertiser_id", "event_type", "event_id")
+_ORDER: Final = ("occurred_at", "content_hash", "ivt")
+"""Of copies the least counts. ``ivt`` differs among equal ones only where a record was read again
+after the lists had changed."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _prepared(slices: Sequence[pa.Table], spec: TallySpec) -> pl.DataFrame:
         window.alias("window"), *(_numbered(events[name]) for name in _keys(spec)[:-1])
     )
     if "position_hash" in events.columns:  # the same row of the log twice is not a duplicate
-        ordered = events.sort("occurred_at", "content_hash")
+        ordered = events.sort(*_ORDER)
         events = ordered.unique([*IDENTITY, "position_hash"], keep="first", maintain_order=True)
     return _marked(events.with_row_index("row"))
 
@@ -119,12 +122,8 @@ def _marked(events: pl.DataFrame) -> pl.DataFrame:
     again = events["event_id"].is_duplicated()  # few; the full identity is compared among them
     if not again.any():
         return events.with_columns(counted=pl.lit(True))
-    candidates = events.filter(again).select(
-        "row", *IDENTITY, "window", "occurred_at", "content_hash"
-    )
-    losers = candidates.sort("occurred_at", "content_hash").filter(
-        ~pl.struct(*IDENTITY, "window").is_first_distinct()
-    )
+    candidates = events.filter(again).select("row", *IDENTITY, "window", *_ORDER)
+    losers = candidates.sort(*_ORDER).filter(~pl.struct(*IDENTITY, "window").is_first_distinct())
     return events.with_columns(counted=~pl.col("row").is_in(losers["row"].implode()))
 
 

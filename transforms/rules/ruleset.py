@@ -166,12 +166,17 @@ class Ruleset:
     def _allowed(self, events: pl.DataFrame) -> pl.Series:
         """Events that no rule judges."""
         allowed = pl.repeat(False, events.height, eager=True, dtype=pl.Boolean)
-        for name, one in self.advertisers.items():
-            if not one.allow_ips.networks and not one.allow_users:
-                continue
-            theirs = events["advertiser_id"].cast(pl.String) == name
-            if not theirs.any():
-                continue
+        given = {
+            name: one
+            for name, one in self.advertisers.items()
+            if one.allow_ips.networks or one.allow_users
+        }
+        if not given:
+            return allowed
+        advertisers = events["advertiser_id"].cast(pl.String)
+        for name in given.keys() & set(advertisers.unique().to_list()):
+            one = given[name]
+            theirs = advertisers == name
             known = events["user_id"].is_in(list(one.allow_users)).fill_null(False)
             if one.allow_ips.networks:
                 known |= one.allow_ips.contain(events["ip"]).fill_null(False)
