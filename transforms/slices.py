@@ -73,10 +73,10 @@ def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.
         pa.field("cost_micros", pa.int64()),
         pa.field("revenue_micros", pa.int64()),
         pa.field("user_hash", pa.int64()),
-        pa.field("creative_hash", pa.int64()),
+        pa.field("creative_hash", pa.int32()),
         pa.field("ip", pa.string()),
         pa.field("user_id", pa.string()),
-        pa.field("ivt", pa.int32()),
+        pa.field("ivt", pa.int8()),
         *(pa.field(name, pa.string()) for name in dimensions),
     ]
     if keep_position:
@@ -137,10 +137,10 @@ def _narrow(spec: SliceSpec) -> list[pl.Expr]:
         plh.col("user_id").nchash.xxh3_64().reinterpret(signed=True).alias("user_hash"),
         # Only clicks are judged by these; nulls cost nothing in the shuffle.
         pl.when(is_click)
-        .then(plh.col("creative_id").nchash.xxh3_64().reinterpret(signed=True))
+        .then((plh.col("creative_id").nchash.xxh3_64() % (1 << 31)).cast(pl.Int32))
         .alias("creative_hash"),
-        pl.when(is_click).then(pl.col("ip")).alias("ip"),
-        pl.when(is_click).then(pl.col("user_id")).alias("user_id"),
+        _only(is_click, "ip"),
+        _only(is_click, "user_id"),
         _broken_rules().alias("ivt"),
         *(pl.col(name) for name in spec.dimensions),
     ]
@@ -149,13 +149,19 @@ def _narrow(spec: SliceSpec) -> list[pl.Expr]:
     return columns
 
 
+def _only(where: pl.Expr, name: str) -> pl.Expr:
+    """A text column, null elsewhere; without the second step its hidden bytes were sent along."""
+    text = pl.when(where).then(pl.col(name)).otherwise(pl.lit("")).fill_null("")
+    return pl.when(text != "").then(text).alias(name)
+
+
 def _broken_rules() -> pl.Expr:
     """``ivt_reasons`` as a sum of bits, see :data:`adtally.transforms.rules.ruleset.EVENT_RULES`.
 
-    Null where there are none.
+    Null where there are none. Seven rules fit a byte.
     """
     return pl.sum_horizontal(
-        pl.col("ivt_reasons").list.contains(rule.NAME).cast(pl.Int32) * (1 << number)
+        pl.col("ivt_reasons").list.contains(rule.NAME).cast(pl.Int8) * (1 << number)
         for number, rule in enumerate(EVENT_RULES)
     ).replace(0, None)
 

@@ -346,7 +346,7 @@ def test_slices_carry_reasons_as_a_sum_of_bits() -> None:
     )
     (part,) = slices(table)
     assert part["ivt"].to_pylist() == [None, 1, 2, 4, 5, 7]
-    assert part.schema.field("ivt").type == pa.int32()
+    assert part.schema.field("ivt").type == pa.int8()
 
 
 def test_bits_do_not_depend_on_which_rules_run() -> None:
