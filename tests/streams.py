@@ -190,6 +190,15 @@ def searchable(url: str, prefix: str) -> list[Any]:
     """Base summaries in Elasticsearch, as the oracle gives them."""
     names = [name.strip() for name in sql_oracle.MEASURES.split(",")[:13]]
     rows = []
+    for row in documents(url, prefix):
+        times = [_ms(row[name]) for name in ("first_event_at", "last_event_at")]
+        keys = (_ms(row["window_start"]), row["advertiser_id"], row["currency"])
+        rows.append((*keys, *(row[name] for name in names), *times))
+    return sorted(rows)
+
+
+def documents(url: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Base summaries in Elasticsearch."""
     with contextlib.closing(connect(ElasticsearchConfig((url,), prefix))) as client:
         # An index that a running stream made this moment cannot be searched yet (503).
         ready = client.cluster.health(
@@ -197,7 +206,7 @@ def searchable(url: str, prefix: str) -> list[Any]:
         )
         names_now = list(ready["indices"])
         if not names_now:
-            return []
+            return
         client.indices.refresh(index=names_now)
         after = None
         while True:
@@ -209,12 +218,9 @@ def searchable(url: str, prefix: str) -> list[Any]:
                 search_after=after,
             )["hits"]["hits"]
             if not found:
-                return sorted(rows)
+                return
             for hit in found:
-                row = hit["_source"]
-                times = [_ms(row[name]) for name in ("first_event_at", "last_event_at")]
-                keys = (_ms(row["window_start"]), row["advertiser_id"], row["currency"])
-                rows.append((*keys, *(row[name] for name in names), *times))
+                yield hit["_source"]
             after = found[-1]["sort"]
 
 
