@@ -30,6 +30,7 @@ from adtally.pipelines.progress import Watch
 from adtally.pipelines.report import Report
 from adtally.runners.direct import NAME, run_bounded
 from adtally.transforms.mapping import Mapping, identity_mapping
+from adtally.transforms.pii import Pii
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs need none
@@ -240,12 +241,16 @@ def settle_manifest(job: Job) -> None:
 
     Raises:
         ConfigError: they differ in what would keep rows from adding up.
+        PiiError: the key of pseudonyms is needed, and not there.
     """
+    if job.decodes:
+        job.settings.pii.check()
     wanted = job.settings.fingerprint
     found = manifest.read_manifest(job.output)
-    differing = [key for key in wanted if found is not None and found.get(key) != wanted[key]]
-    if found is not None and differing:
-        pairs = ", ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in differing)
+    known = {"pii": Pii().fingerprint, **(found or wanted)}
+    differing = [key for key in wanted if known.get(key) != wanted[key]]
+    if differing:
+        pairs = ", ".join(f"{key} {known.get(key)!r}, now {wanted[key]!r}" for key in differing)
         raise ConfigError(
             f"{job.output} was made with other settings ({pairs}); rows of both would not add "
             f"up. Use the same settings, or another --output."
@@ -258,6 +263,7 @@ def settle_manifest(job: Job) -> None:
         **wanted,
         **shards,
         "rollup_seconds": sorted(rollups),
+        "pii_key_file": job.settings.pii.key_file,
         "rules": {"file": job.settings.rules_file, "version": job.settings.ruleset.version},
     }
     if content != found:

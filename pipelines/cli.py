@@ -35,6 +35,7 @@ USAGE_ERRORS = frozenset(
         "StreamMissing",
         "ListError",
         "MappingError",
+        "PiiError",
         "RuleError",
         "NoInput",
         "TemplatesMissing",

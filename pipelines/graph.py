@@ -70,6 +70,7 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
             job.settings.plausible,
             job.scratch_folder,
             job.settings.ruleset,
+            job.settings.pii,
         )
         sources.append(decoded.events)
         dead_letters.append(decoded.dead_letters)

@@ -17,6 +17,7 @@ from adtally.io.kinesis import ReadFromKinesis
 from adtally.io.logs import Block, identity
 from adtally.transforms.decode import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
+from adtally.transforms.pii import Pii
 from adtally.transforms.rules.ruleset import Ruleset
 from adtally.transforms.slices import SHARDS, SliceSpec
 from adtally.transforms.tally import TallySpec
@@ -56,6 +57,7 @@ class Settings:
         ruleset: invalid-traffic rules.
         rules_file: where they were read from; empty for each rule's own settings.
         plausible: limits of event times.
+        pii: what is stored of addresses and users.
     """
 
     window_seconds: int = 60
@@ -67,6 +69,7 @@ class Settings:
     ruleset: Ruleset = field(default_factory=Ruleset)
     rules_file: str = ""
     plausible: Plausible = Plausible()
+    pii: Pii = Pii()
 
     def __post_init__(self) -> None:
         _check_window(self.window_seconds)
@@ -96,6 +99,7 @@ class Settings:
             "dimensions": list(self.dimensions),
             "allowed_lateness_seconds": self.allowed_lateness_seconds,
             "uniques_k": self.uniques_k,
+            "pii": self.pii.fingerprint,
         }
 
 
@@ -193,6 +197,11 @@ class Job:
         return Flush(self.streaming.id, self.streaming.flush_seconds, keys)
 
     @property
+    def decodes(self) -> bool:
+        """Whether it reads records, and not only its own log."""
+        return bool(self.json_blocks or self.dead_letter_blocks or self.reads)
+
+    @property
     def json_blocks(self) -> tuple[Block, ...]:
         return self._of("json")
 
@@ -232,6 +241,7 @@ class Job:
             generation=self.generation,
             ruleset=settings.ruleset,
             uniques_k=settings.uniques_k,
+            plain=settings.pii.plain,
         )
 
     def windowing(self, window_seconds: int) -> Windowing:

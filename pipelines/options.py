@@ -172,6 +172,17 @@ tally_options = options(
         "[default: the output's]",
     ),
     click.option(
+        "--pii",
+        type=click.Choice(("keep", "truncate", "hash")),
+        help="Addresses and users are stored as they came, cut short, or as pseudonyms; "
+        "docs/privacy.md.  [default: keep, or the output's]",
+    ),
+    click.option(
+        "--pii-key-file",
+        metavar="FILE",
+        help="Key of the pseudonyms of --pii hash; 16 bytes at least.  [default: the output's]",
+    ),
+    click.option(
         "--shards",
         type=click.IntRange(min=1),
         help="Groups per window in the shuffle; more for more data.  [default: 16; of a stream 4]",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from adtally.io.logs import absolute
 from adtally.io.manifest import read_manifest
 from adtally.pipelines.job import STREAM_SHARDS, ConfigError, Settings, rollups
+from adtally.transforms.pii import Pii
 from adtally.transforms.rules.config import read_rules
 from adtally.transforms.rules.ruleset import Ruleset
 
@@ -40,7 +41,32 @@ def settings_for(given: dict[str, Any]) -> Settings:
         rollup_seconds=rollups(tuple(rollup)),
         ruleset=ruleset,
         rules_file=rules_file,
+        pii=_pii(given["pii"], given["pii_key_file"], known),
     )
+
+
+def _pii(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
+    """As given; what was not given is as in the runs before.
+
+    Raises:
+        ConfigError: pseudonyms have no key, or a key makes none.
+    """
+    earlier = known.get("pii", Pii().fingerprint)
+    mode = mode or earlier["mode"]
+    if mode != "hash":
+        if key_file:
+            raise ConfigError(
+                f"--pii-key-file makes pseudonyms, and --pii is {mode}; say --pii hash."
+            )
+        return Pii("truncate") if mode == "truncate" else Pii()
+    if key_file:
+        return Pii.hashed(absolute(key_file))
+    if earlier["mode"] != "hash":
+        raise ConfigError(
+            "--pii hash needs a key, or pseudonyms could be undone by trying all addresses; make "
+            "one with  openssl rand -hex 32 > FILE  and give it as --pii-key-file."
+        )
+    return Pii("hash", known["pii_key_file"], earlier["key_id"])
 
 
 def _rules(given: str | None, known: dict[str, str]) -> tuple[str, Ruleset]:

@@ -24,6 +24,7 @@ from adtally.transforms.mapping import (
     FieldRule,
     Mapping,
 )
+from adtally.transforms.pii import Pii
 from adtally.transforms.rules.ruleset import Ruleset
 
 DAY_MS: Final = 86_400_000
@@ -80,6 +81,7 @@ def decode(
     now_ms: int,
     plausible: Plausible | None = None,
     ruleset: Ruleset | None = None,
+    pii: Pii | None = None,
 ) -> Decoded:
     """Decode a chunk of JSON lines.
 
@@ -91,6 +93,7 @@ def decode(
         now_ms: time of processing, stamped on dead letters.
         plausible: limits of ``occurred_at``.
         ruleset: its event rules judge each event.
+        pii: what becomes of addresses and users, once they are judged.
     """
     parsed = parse_lines(chunk.data, mapping.sources)
     texts = pl.DataFrame(pl.from_arrow(parsed.columns))
@@ -122,7 +125,7 @@ def decode(
             _dead_letter(chunk, at, payload, now_ms, failure.error_type, failure.message)
         )
     events = with_tag(
-        _assembled(frames, failures, ruleset or Ruleset()),
+        _assembled(frames, failures, ruleset or Ruleset(), pii or Pii()),
         block=chunk.block,
         sequence=str(chunk.sequence),
     )
@@ -313,7 +316,7 @@ def _with_common(
 
 
 def _assembled(
-    frames: Iterable[pl.DataFrame], failures: dict[int, Failure], ruleset: Ruleset
+    frames: Iterable[pl.DataFrame], failures: dict[int, Failure], ruleset: Ruleset, pii: Pii
 ) -> pa.Table:
     """All events of the chunk in ``EVENT_SCHEMA``; failed records are left out whole."""
     parts = []
@@ -331,7 +334,8 @@ def _assembled(
         parts.append(_with_event_id(good.with_columns(missing)))
     names = [name for name in schema.EVENT_SCHEMA.names if name != "ivt_reasons"]
     frame = pl.concat([part.select(names) for part in parts])
-    frame = frame.with_columns(ruleset.judge_events(frame))
+    frame = frame.with_columns(ruleset.judge_events(frame, mark_allowed=not pii.plain))
+    frame = pii.stored(frame)
     times = [
         pl.col(name).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
         for name in (*TIME_FIELDS, "arrived_at")

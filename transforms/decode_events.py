@@ -18,6 +18,7 @@ from adtally.io.read_logs import LogChunk
 from adtally.io.sources import NAMESPACE
 from adtally.transforms.decode import Plausible, decode
 from adtally.transforms.mapping import Mapping
+from adtally.transforms.pii import Pii
 from adtally.transforms.rules.ruleset import Ruleset
 
 EVENTS: Final = "events"
@@ -36,6 +37,8 @@ class DecodeEvents(beam.PTransform):
             moment, for the time of decoding.
         plausible: limits of event times.
         progress_folder: see :class:`adtally.io.progress.ProgressWriter`.
+        ruleset: judges each event by itself.
+        pii: what becomes of addresses and users.
     """
 
     mapping: Mapping
@@ -43,33 +46,25 @@ class DecodeEvents(beam.PTransform):
     plausible: Plausible = Plausible()
     progress_folder: str = ""
     ruleset: Ruleset = Ruleset()
+    pii: Pii = Pii()
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, chunks: Any) -> Any:
-        decoder = _Decode(
-            self.mapping, self.now_ms, self.plausible, self.progress_folder, self.ruleset
-        )
-        return chunks | "Decode" >> beam.ParDo(decoder).with_outputs(
+        return chunks | "Decode" >> beam.ParDo(_Decode(self)).with_outputs(
             DEAD_LETTERS, main=EVENTS
         ).with_output_types(pa.Table)
 
 
 class _Decode(beam.DoFn):
-    def __init__(
-        self,
-        mapping: Mapping,
-        now_ms: int | None,
-        plausible: Plausible,
-        progress_folder: str,
-        ruleset: Ruleset,
-    ) -> None:
-        self._mapping = mapping
-        self._now_ms = now_ms
-        self._plausible = plausible
-        self._progress_folder = progress_folder
-        self._ruleset = ruleset
+    def __init__(self, given: DecodeEvents) -> None:
+        self._mapping = given.mapping
+        self._now_ms = given.now_ms
+        self._plausible = given.plausible
+        self._progress_folder = given.progress_folder
+        self._ruleset = given.ruleset
+        self._pii = given.pii
 
     def setup(self) -> None:
         self._progress = ProgressWriter(self._progress_folder)
@@ -84,6 +79,7 @@ class _Decode(beam.DoFn):
             now_ms=now_ms,
             plausible=self._plausible,
             ruleset=self._ruleset,
+            pii=self._pii,
         )
         dead = len(decoded.dead_letters)
         self._count["records_read"].inc(decoded.records)

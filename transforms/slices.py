@@ -11,7 +11,7 @@ import polars_hash as plh
 import pyarrow as pa
 
 from adtally.io import schema
-from adtally.transforms.rules.ruleset import EVENT_RULES
+from adtally.transforms.rules.ruleset import ALLOWED, ALLOWED_BIT, EVENT_RULES
 from adtally.transforms.windows import Ranges, utc, within
 
 SHARDS: Final = 16
@@ -158,11 +158,12 @@ def _only(where: pl.Expr, name: str) -> pl.Expr:
 def _broken_rules() -> pl.Expr:
     """``ivt_reasons`` as a sum of bits, see :data:`adtally.transforms.rules.ruleset.EVENT_RULES`.
 
-    Null where there are none. Seven rules fit a byte.
+    Null where there are none. Six rules and ``ALLOWED`` fit a byte.
     """
+    bits = {rule.NAME: 1 << number for number, rule in enumerate(EVENT_RULES)}
     return pl.sum_horizontal(
-        pl.col("ivt_reasons").list.contains(rule.NAME).cast(pl.Int8) * (1 << number)
-        for number, rule in enumerate(EVENT_RULES)
+        pl.col("ivt_reasons").list.contains(name).cast(pl.Int8) * bit
+        for name, bit in {**bits, ALLOWED: ALLOWED_BIT}.items()
     ).replace(0, None)
 
 

@@ -17,7 +17,7 @@ from adtally.io import schema
 from adtally.transforms import uniques
 from adtally.transforms.mapping import MONEY_FIELDS
 from adtally.transforms.rules.base import evidence
-from adtally.transforms.rules.ruleset import EVENT_RULES, NO_FLAGS, Ruleset
+from adtally.transforms.rules.ruleset import ALLOWED_BIT, EVENT_RULES, NO_FLAGS, Ruleset
 from adtally.transforms.windows import (
     GENERATION_BITS,
     checked_sums,
@@ -43,6 +43,7 @@ class TallySpec:
         generation: 0 for streaming and first backfills, allocated for corrections.
         ruleset: the invalid-traffic rules.
         uniques_k: hashes kept per row.
+        plain: addresses and users are as they came; see :class:`adtally.transforms.pii.Pii`.
     """
 
     window_ms: int
@@ -51,6 +52,7 @@ class TallySpec:
     generation: int = 0
     ruleset: Ruleset = Ruleset()
     uniques_k: int = uniques.UNIQUES_K
+    plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
         SumOverflow: the money of a row does not fit 64 bits.
     """
     prepared = _prepared(slices, spec)
-    clicks = prepared.filter(pl.col("event_type") == _CLICK)
-    flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")))
+    clicks = prepared.filter((pl.col("event_type") == _CLICK) & ~_ALLOWED)
+    flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")), spec.plain)
     events = _judged(prepared, invalid)
     summaries = _with_uniques(_summed(events, spec), events, spec)
     flags = pl.concat([flags, _event_flags(events, spec)])
@@ -92,6 +94,8 @@ _COUNTS: Final = ("impressions", "clicks", "conversions")
 """Measures that count events, in the order of ``schema.EVENT_TYPES``."""
 
 _CLICK: Final = schema.EVENT_TYPES.index("click")
+_ALLOWED: Final = (pl.col("ivt") == ALLOWED_BIT).fill_null(False)
+_BROKEN: Final = pl.col("ivt").is_not_null() & ~_ALLOWED
 
 
 def _keys(spec: TallySpec) -> list[str]:
@@ -129,9 +133,8 @@ def _marked(events: pl.DataFrame) -> pl.DataFrame:
 
 def _judged(events: pl.DataFrame, invalid: pl.Series) -> pl.DataFrame:
     """Add ``givt``: counted events that a rule calls invalid."""
-    by_event = pl.col("ivt").is_not_null()
     by_click = pl.col("row").is_in(invalid.implode()) if invalid.len() else pl.lit(False)
-    return events.with_columns(givt=pl.col("counted") & (by_event | by_click))
+    return events.with_columns(givt=pl.col("counted") & (_BROKEN | by_click))
 
 
 def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
@@ -203,7 +206,7 @@ def _summary_table(summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
 
 def _event_flags(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
     """What rules for single events found: one flag per advertiser, window and rule."""
-    broken = events.filter(pl.col("ivt").is_not_null() & pl.col("counted"))
+    broken = events.filter(_BROKEN & pl.col("counted"))
     found = [NO_FLAGS]
     for number, rule in enumerate(EVENT_RULES if broken.height else ()):
         some = broken.filter((pl.col("ivt") // (1 << number)) % 2 == 1)
@@ -221,7 +224,7 @@ def _event_flags(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
 
 def _event_suspects(events: pl.DataFrame) -> pl.DataFrame:
     """(advertiser_id, window) where an earlier pane may have counted another, invalid copy."""
-    copies = events.filter(pl.col("ivt").is_not_null() & ~pl.col("counted"))
+    copies = events.filter(_BROKEN & ~pl.col("counted"))
     return copies.select(pl.col("advertiser_id").cast(pl.String), "window").unique()
 
 

@@ -28,7 +28,13 @@ EVENT_RULES: Final[tuple[type[EventRule], ...]] = (
     InvalidUserAgent,
     DatacenterIp,
 )
-"""Their order is that of their bits in slices: add at the end."""
+"""Their order is that of their bits in slices: add at the end, six at most."""
+
+ALLOWED: Final = "allowed"
+"""In ``ivt_reasons``: no rule judges this event. Only where what is stored does not tell."""
+
+ALLOWED_BIT: Final = 1 << 6
+"""``ALLOWED`` in slices, which stands alone."""
 
 WINDOW_RULES: Final[tuple[type[WindowRule], ...]] = (DuplicateClick, ClickRateIp, RegularInterval)
 
@@ -101,11 +107,12 @@ class Ruleset:
         }
         return Limits(rule.threshold, overrides)
 
-    def judge_events(self, events: pl.DataFrame) -> pl.Series:
+    def judge_events(self, events: pl.DataFrame, mark_allowed: bool = False) -> pl.Series:
         """The names of the rules that each event breaks, null where there are none.
 
         Args:
             events: with ``advertiser_id``, ``user_agent``, ``user_id`` and ``ip``, as text.
+            mark_allowed: give events that no rule judges the reason ``ALLOWED``, for the tally.
 
         Returns:
             ``ivt_reasons``, lists of text.
@@ -120,16 +127,26 @@ class Ruleset:
             or None
             for value in range(1 << len(self.event_rules))
         ]
+        if mark_allowed and allowed.any():
+            named.append([ALLOWED])
+            bits = bits.set(allowed, len(named) - 1)
         return pl.Series("ivt_reasons", named, pl.List(pl.String)).gather(bits)
 
-    def judge_clicks(self, clicks: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+    def judge_clicks(
+        self, clicks: pl.DataFrame, plain: bool = True
+    ) -> tuple[pl.DataFrame, pl.Series]:
         """What the rules within windows find among counted clicks.
+
+        Args:
+            clicks: without those marked ``ALLOWED``.
+            plain: addresses and users are as they came, and can be looked up in allow-lists.
 
         Returns:
             Flags (``FLAG_COLUMNS``, ``rule`` and ``ivt_class``), and the ``row`` of each click
             that is invalid, some of them more than once.
         """
-        judged = clicks.filter(~self._allowed(clicks)) if self.advertisers else clicks
+        look_up = plain and bool(self.advertisers)
+        judged = clicks.filter(~self._allowed(clicks)) if look_up else clicks
         flags, rows = [NO_FLAGS], [Found.nothing().rows]
         for rule in self.window_rules:
             found = rule.judge(self._on(judged, rule.NAME), self.limits(rule))
