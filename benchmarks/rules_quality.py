@@ -62,7 +62,7 @@ GROUP BY kind ORDER BY kind
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="adtally-rules-") as name:
         folder = Path(name)
-        generate(GenerateConfig(EVENTS, 5, str(folder), advertisers=500, hours=6))
+        generate(GenerateConfig(EVENTS, 5, str(folder), advertisers=500, hours=6, crowds=20))
         arguments = ["backfill", "--input", str(folder / "logs"), "--output", str(folder / "out")]
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 0, result.output

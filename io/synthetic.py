@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-MINUTE_MS: Final = 60_000
-HOUR_MS: Final = 3_600_000
+from adtally.io.synthetic_robots import BROWSERS, HOUR_MS, MINUTE_MS, crowds_of, robots_of
+
 TIME_FORMATS: Final = ("rfc3339", "epoch_ms", "epoch_s")
 COMPRESSIONS: Final = {"gzip": ".gz", "zstd": ".zst", "none": ""}
 
@@ -22,36 +22,6 @@ _DIURNAL: Final = np.array(
 )
 CURRENCIES: Final = ("USD", "EUR", "GBP", "JPY")
 _COUNTRIES: Final = np.array(["US", "DE", "GB", "FR", "JP", "BR", "IN", "PL"])
-_BROWSERS: Final = np.array(
-    [
-        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
-        "Chrome/131.0.0.0 Safari/537.36",
-        "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) "
-        "Version/18.1 Safari/605.1.15",
-        "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like "
-        "Gecko) Version/18.1 Mobile/15E148 Safari/604.1",
-        "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) "
-        "Chrome/131.0.0.0 Mobile Safari/537.36",
-        "Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0",
-    ]
-)
-_CRAWLERS: Final = np.array(
-    [
-        "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
-        "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
-        "python-requests/2.32.3",
-        "curl/8.9.1",
-    ]
-)
-BURST_CLICKS: Final = (40, 90)
-"""Clicks of one bot on one advertiser within one minute: above the rule's threshold of 30."""
-RHYTHM_CLICKS: Final = (8, 16)
-RHYTHM_MS: Final = 3_000
-"""Clicks of one bot that waits three seconds, give or take 50 ms, all within a minute."""
-AGAIN_RATIO: Final = 0.0005
-"""Second clicks of people, as a share of all events."""
-CRAWLS: Final = 20
-"""What one robot that says what it is loads or clicks."""
 
 
 class GenerateError(ValueError):
@@ -75,6 +45,8 @@ class GenerateConfig:
         compression: ``gzip``, ``zstd`` or ``none``.
         files_per_hour: many small files, or one.
         time_format: ``rfc3339``, ``epoch_ms`` or ``epoch_s``; the epochs come with a mapping.
+        crowds: offices behind one address, and launches that bring thousands at once: so many of
+            each. People, in numbers that rules may take for robots.
     """
 
     events: int
@@ -89,11 +61,14 @@ class GenerateConfig:
     compression: str = "gzip"
     files_per_hour: int = 1
     time_format: str = "rfc3339"
+    crowds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("events", "advertisers", "hours", "files_per_hour"):
             if getattr(self, name) < 1:
                 raise GenerateError(f"{name} is {getattr(self, name)}; give at least 1.")
+        if self.crowds < 0:
+            raise GenerateError(f"crowds is {self.crowds}; give 0 or more.")
         for name in ("duplicate_ratio", "malformed_ratio", "late_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise GenerateError(f"{name} is {getattr(self, name)}; give 0 or more, below 1.")
@@ -108,14 +83,13 @@ class GenerateConfig:
 def make_events(config: GenerateConfig) -> pl.DataFrame:
     """All decodable records, in order of arrival.
 
-    Columns: the fields of an event; ``kind`` (``person``, ``bot`` for bursts, ``rhythm``,
-    ``crawler``, ``again`` for a person's second click, and of all of these ``copy``, ``conflict``,
-    ``lookalike``); times in milliseconds.
+    Columns: the fields of an event; ``kind`` (``person``, ``office`` and ``launch`` for those in
+    crowds, ``bot`` for bursts, ``rhythm``, ``crawler``, ``again`` for a person's second click, and
+    of all of these ``copy``, ``conflict``, ``lookalike``); times in milliseconds.
     """
     rng = np.random.default_rng(config.seed)
     people = _people(config, rng)
-    robots = [made(config, rng, people) for made in (_bots, _rhythms, _crawlers, _again)]
-    events = pl.concat([people, *robots])
+    events = pl.concat([people, *robots_of(config, rng, people), *crowds_of(config, rng, people)])
     events = events.with_columns(pl.Series("event_id", _hex_ids(rng, events.height)))
     events = _linked(events)
     events = _received(config, rng, events)
@@ -180,91 +154,12 @@ def _described(
     free = rng.random(rows) < 0.05
     return frame.with_columns(
         pl.Series("address", address),
-        pl.Series("user_agent", _BROWSERS[user % len(_BROWSERS)]),
+        pl.Series("user_agent", BROWSERS[user % len(BROWSERS)]),
         pl.Series("country", _COUNTRIES[user % len(_COUNTRIES)]),
         pl.Series("cost", np.where(free, 0, cost)),
         pl.Series("revenue", revenue),
         pl.lit("person").alias("kind"),
     )
-
-
-def _bots(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame) -> pl.DataFrame:
-    """Bursts of clicks: one address, one advertiser, one minute."""
-    bursts = max(1, config.events // 20_000)
-    sizes = rng.integers(*BURST_CLICKS, bursts)
-    minute = config.start_ms + rng.integers(0, config.hours * 60, bursts) * MINUTE_MS
-    burst = np.repeat(np.arange(bursts), sizes)
-    rows = len(burst)
-    times = minute[burst] + rng.integers(0, MINUTE_MS, rows)
-    advertisers = (burst * 13) % config.advertisers
-    return _robots(people, "bot", burst, times, advertisers, _BROWSERS[burst % len(_BROWSERS)])
-
-
-def _rhythms(
-    config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
-) -> pl.DataFrame:
-    """Clicks at machine-like intervals: one user, one advertiser, within a minute."""
-    robots = max(1, config.events // 40_000)
-    sizes = rng.integers(*RHYTHM_CLICKS, robots)
-    minute = config.start_ms + rng.integers(0, config.hours * 60, robots) * MINUTE_MS
-    robot = np.repeat(np.arange(robots), sizes)
-    nth = np.concatenate([np.arange(size) for size in sizes])
-    times = minute[robot] + 500 + nth * RHYTHM_MS + rng.integers(0, 100, len(robot))
-    advertisers = (robot * 17 + 1) % config.advertisers
-    places = nth % 60  # another creative each time, so that no click is a duplicate
-    agents = _BROWSERS[robot % len(_BROWSERS)]
-    return _robots(people, "rhythm", robot + 1_000_000, times, advertisers, agents, places)
-
-
-def _crawlers(
-    config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
-) -> pl.DataFrame:
-    """Robots that say what they are: impressions and clicks, here and there."""
-    robot = np.repeat(np.arange(max(1, config.events // 20_000)), CRAWLS)
-    times = config.start_ms + rng.integers(0, config.hours * HOUR_MS, len(robot))
-    advertisers = rng.integers(0, config.advertisers, len(robot))
-    agents = _CRAWLERS[robot % len(_CRAWLERS)]
-    places = rng.integers(0, 60, len(robot))
-    types = (np.arange(len(robot)) % 4 == 0).astype(np.int8)
-    return _robots(people, "crawler", robot + 2_000_000, times, advertisers, agents, places, types)
-
-
-def _robots(
-    people: pl.DataFrame,
-    kind: str,
-    robot: np.ndarray,
-    times: np.ndarray,
-    advertisers: np.ndarray,
-    agents: np.ndarray,
-    places: np.ndarray | None = None,
-    types: np.ndarray | None = None,
-) -> pl.DataFrame:
-    """Events of robots, each with a user and an address of its own."""
-    rows = len(robot)
-    columns = {
-        "type": np.ones(rows, np.int8) if types is None else types,
-        "occurred_at": times,
-        "advertiser": advertisers,
-        "place": robot % 60 if places is None else places,
-        "user": 1_000_000_000 + robot,
-        "parent": np.full(rows, -1),
-        "address": 15_000_000 + robot,
-        "user_agent": agents,
-        "country": np.full(rows, "US"),
-        "cost": np.full(rows, 250_000),
-        "revenue": np.zeros(rows, np.int64),
-        "kind": np.full(rows, kind),
-    }
-    return pl.DataFrame(columns, schema=people.schema)
-
-
-def _again(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame) -> pl.DataFrame:
-    """Second clicks of people on the same creative, within three seconds."""
-    clicks = people.filter(pl.col("type") == 1)
-    count = round(config.events * AGAIN_RATIO) if clicks.height else 0
-    rows = rng.integers(0, max(1, clicks.height), count)
-    later = pl.Series(rng.integers(200, 3_000, count))
-    return clicks[rows].with_columns(pl.col("occurred_at") + later, kind=pl.lit("again"))
 
 
 def _hex_ids(rng: np.random.Generator, count: int) -> list[str]:

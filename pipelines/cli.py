@@ -195,6 +195,13 @@ def replay(ctx: click.Context, /, **given: Any) -> None:
 @click.option("--duplicates", type=float, default=0.01, show_default=True, help="Ratio.")
 @click.option("--malformed", type=float, default=0.005, show_default=True, help="Ratio.")
 @click.option("--late", type=float, default=0.002, show_default=True, help="Ratio.")
+@click.option(
+    "--crowds",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Offices behind one address, and launches with thousands at once: so many of each.",
+)
 @click.option("--compression", default="gzip", show_default=True, help="gzip, zstd or none.")
 @click.option("--files-per-hour", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
@@ -228,6 +235,7 @@ def generate(**given: Any) -> None:
             compression=given["compression"],
             files_per_hour=given["files_per_hour"],
             time_format=given["time_format"],
+            crowds=given["crowds"],
         )
         for line in describe(make(config)):
             click.echo(line)
