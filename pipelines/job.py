@@ -229,6 +229,7 @@ class Job:
             shards=settings.shards,
             ranges=self.ranges,
             keep_position=bool(self.log_blocks),
+            allow=settings.ruleset if settings.pii.plain else None,
         )
 
     @property
@@ -241,7 +242,6 @@ class Job:
             generation=self.generation,
             ruleset=settings.ruleset,
             uniques_k=settings.uniques_k,
-            plain=settings.pii.plain,
         )
 
     def windowing(self, window_seconds: int) -> Windowing:

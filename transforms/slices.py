@@ -11,7 +11,7 @@ import polars_hash as plh
 import pyarrow as pa
 
 from adtally.io import schema
-from adtally.transforms.rules.ruleset import ALLOWED, ALLOWED_BIT, EVENT_RULES
+from adtally.transforms.rules.ruleset import ALLOWED, ALLOWED_BIT, EVENT_RULES, Ruleset
 from adtally.transforms.windows import Ranges, utc, within
 
 SHARDS: Final = 16
@@ -32,6 +32,8 @@ class SliceSpec:
         ranges: only events of one of these ``[from, to)``, in milliseconds, count; empty for all.
         keep_position: carry a hash of the record's address, so that a row which the log holds
             twice is not taken for a duplicate event.
+        allow: has the users and addresses that no rule judges. None where events carry pseudonyms,
+            and were marked when they were decoded.
     """
 
     base_window_ms: int
@@ -41,6 +43,7 @@ class SliceSpec:
     shards: int = SHARDS
     ranges: Ranges = ()
     keep_position: bool = False
+    allow: Ruleset | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ def _cut(frame: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
     if not frame.height:
         return
     target = narrow_schema(spec.dimensions, spec.keep_position)
-    narrow = frame.select(_narrow(spec))
+    allowed = pl.lit(False) if spec.allow is None else pl.lit(spec.allow.allowed(frame))
+    narrow = frame.select(_narrow(spec, allowed))
     for (start, shard), part in narrow.partition_by(
         ["beam_window", "shard"], as_dict=True, maintain_order=True, include_key=False
     ).items():
@@ -119,7 +123,7 @@ def _cut(frame: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
         yield Slice(int(shard), int(start), table)
 
 
-def _narrow(spec: SliceSpec) -> list[pl.Expr]:
+def _narrow(spec: SliceSpec, allowed: pl.Expr) -> list[pl.Expr]:
     occurred = pl.col("occurred_at").dt.epoch("ms")
     is_click = pl.col("event_type") == "click"
     types = {name: index for index, name in enumerate(schema.EVENT_TYPES)}
@@ -141,7 +145,7 @@ def _narrow(spec: SliceSpec) -> list[pl.Expr]:
         .alias("creative_hash"),
         _only(is_click, "ip"),
         _only(is_click, "user_id"),
-        _broken_rules().alias("ivt"),
+        _verdicts(allowed).alias("ivt"),
         *(pl.col(name) for name in spec.dimensions),
     ]
     if spec.keep_position:
@@ -155,16 +159,18 @@ def _only(where: pl.Expr, name: str) -> pl.Expr:
     return pl.when(text != "").then(text).alias(name)
 
 
-def _broken_rules() -> pl.Expr:
+def _verdicts(allowed: pl.Expr) -> pl.Expr:
     """``ivt_reasons`` as a sum of bits, see :data:`adtally.transforms.rules.ruleset.EVENT_RULES`.
 
     Null where there are none. Six rules and ``ALLOWED`` fit a byte.
     """
-    bits = {rule.NAME: 1 << number for number, rule in enumerate(EVENT_RULES)}
-    return pl.sum_horizontal(
-        pl.col("ivt_reasons").list.contains(name).cast(pl.Int8) * bit
-        for name, bit in {**bits, ALLOWED: ALLOWED_BIT}.items()
-    ).replace(0, None)
+    reasons = pl.col("ivt_reasons").list
+    broken = [
+        reasons.contains(rule.NAME).cast(pl.Int8) * (1 << number)
+        for number, rule in enumerate(EVENT_RULES)
+    ]
+    marked = allowed | reasons.contains(ALLOWED).fill_null(False)
+    return pl.sum_horizontal(*broken, marked.cast(pl.Int8) * ALLOWED_BIT).replace(0, None)
 
 
 def _position_hash() -> pl.Expr:

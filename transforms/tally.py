@@ -43,7 +43,6 @@ class TallySpec:
         generation: 0 for streaming and first backfills, allocated for corrections.
         ruleset: the invalid-traffic rules.
         uniques_k: hashes kept per row.
-        plain: addresses and users are as they came; see :class:`adtally.transforms.pii.Pii`.
     """
 
     window_ms: int
@@ -52,7 +51,6 @@ class TallySpec:
     generation: int = 0
     ruleset: Ruleset = Ruleset()
     uniques_k: int = uniques.UNIQUES_K
-    plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     """
     prepared = _prepared(slices, spec)
     clicks = prepared.filter((pl.col("event_type") == _CLICK) & ~_ALLOWED)
-    flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")), spec.plain)
+    flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")))
     events = _judged(prepared, invalid)
     summaries = _with_uniques(_summed(events, spec), events, spec)
     flags = pl.concat([flags, _event_flags(events, spec)])
@@ -94,8 +92,8 @@ _COUNTS: Final = ("impressions", "clicks", "conversions")
 """Measures that count events, in the order of ``schema.EVENT_TYPES``."""
 
 _CLICK: Final = schema.EVENT_TYPES.index("click")
-_ALLOWED: Final = (pl.col("ivt") == ALLOWED_BIT).fill_null(False)
-_BROKEN: Final = pl.col("ivt").is_not_null() & ~_ALLOWED
+_ALLOWED: Final = (pl.col("ivt") >= ALLOWED_BIT).fill_null(False)
+_BROKEN: Final = (pl.col("ivt") % ALLOWED_BIT > 0).fill_null(False)
 
 
 def _keys(spec: TallySpec) -> list[str]:

@@ -2,6 +2,7 @@
 
 import random
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from adtally.io import schema
 from adtally.io.arrow import to_ipc
+from adtally.transforms.rules.addresses import Networks, network
+from adtally.transforms.rules.ruleset import AdvertiserRules, Ruleset
 from adtally.transforms.slices import SliceSpec, narrow_schema, slice_events
 
 MINUTE, HOUR = 60_000, 3_600_000
@@ -171,3 +174,20 @@ def test_a_row_costs_less_than_100_bytes_in_the_shuffle() -> None:
 def test_no_events() -> None:
     sliced = slice_events(events(), SPEC)
     assert (sliced.slices, sliced.late.num_rows, sliced.out_of_range) == ([], 0, 0)
+
+
+def test_users_and_addresses_that_no_rule_judges_are_marked() -> None:
+    office = AdvertiserRules(
+        allow_ips=Networks(frozenset({network("10.0.0.0/8")})), allow_users=frozenset({"t"})
+    )
+    table = events(
+        {"ip": "10.1.1.1", "ivt_reasons": ["givt_invalid_ua"]},
+        {"event_type": "impression", "user_id": "t"},
+        {"ip": "1.1.1.1", "user_id": "u", "ivt_reasons": ["givt_known_bot_ua"]},
+        {"ip": "1.1.1.1", "ivt_reasons": ["allowed"]},
+        {"ip": "1.1.1.1"},
+    )
+    for allow, marks in ((None, [2, None, 1, 64, None]), (office, [66, 64, 1, 64, None])):
+        ruleset = None if allow is None else Ruleset(advertisers={"a": allow})
+        (part,) = slice_events(table, replace(SPEC, allow=ruleset)).slices
+        assert part.table["ivt"].to_pylist() == marks

@@ -34,7 +34,7 @@ ALLOWED: Final = "allowed"
 """In ``ivt_reasons``: no rule judges this event. Only where what is stored does not tell."""
 
 ALLOWED_BIT: Final = 1 << 6
-"""``ALLOWED`` in slices, which stands alone."""
+"""``ALLOWED`` in slices."""
 
 WINDOW_RULES: Final[tuple[type[WindowRule], ...]] = (DuplicateClick, ClickRateIp, RegularInterval)
 
@@ -118,7 +118,7 @@ class Ruleset:
             ``ivt_reasons``, lists of text.
         """
         bits = pl.repeat(0, events.height, eager=True, dtype=pl.UInt32)
-        allowed = self._allowed(events)
+        allowed = self.allowed(events)
         for number, rule in enumerate(self.event_rules):
             invalid = rule.judge(events, self.lists) & ~self._off(events, rule.NAME) & ~allowed
             bits |= invalid.cast(pl.UInt32) * (1 << number)
@@ -132,24 +132,19 @@ class Ruleset:
             bits = bits.set(allowed, len(named) - 1)
         return pl.Series("ivt_reasons", named, pl.List(pl.String)).gather(bits)
 
-    def judge_clicks(
-        self, clicks: pl.DataFrame, plain: bool = True
-    ) -> tuple[pl.DataFrame, pl.Series]:
+    def judge_clicks(self, clicks: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
         """What the rules within windows find among counted clicks.
 
         Args:
-            clicks: without those marked ``ALLOWED``.
-            plain: addresses and users are as they came, and can be looked up in allow-lists.
+            clicks: without those that no rule judges.
 
         Returns:
             Flags (``FLAG_COLUMNS``, ``rule`` and ``ivt_class``), and the ``row`` of each click
             that is invalid, some of them more than once.
         """
-        look_up = plain and bool(self.advertisers)
-        judged = clicks.filter(~self._allowed(clicks)) if look_up else clicks
         flags, rows = [NO_FLAGS], [Found.nothing().rows]
         for rule in self.window_rules:
-            found = rule.judge(self._on(judged, rule.NAME), self.limits(rule))
+            found = rule.judge(self._on(clicks, rule.NAME), self.limits(rule))
             if found.rows.len():
                 named = found.flags.with_columns(
                     rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS)
@@ -180,8 +175,12 @@ class Ruleset:
             return pl.repeat(False, events.height, eager=True, dtype=pl.Boolean)
         return events["advertiser_id"].cast(pl.String).is_in(names)
 
-    def _allowed(self, events: pl.DataFrame) -> pl.Series:
-        """Events that no rule judges."""
+    def allowed(self, events: pl.DataFrame) -> pl.Series:
+        """True for events that no rule judges.
+
+        Args:
+            events: with ``advertiser_id``, ``user_id`` and ``ip``, as they came.
+        """
         allowed = pl.repeat(False, events.height, eager=True, dtype=pl.Boolean)
         given = {
             name: one
