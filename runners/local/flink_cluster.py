@@ -367,16 +367,20 @@ class FlinkCluster:
                 raise ServiceFailed(f"{job} was not cancelled within 60 s")
             time.sleep(POLL_SECONDS)
 
+    def checkpoints(self, job: str) -> list[Path]:
+        """Folders of the checkpoints of a job that are written whole."""
+        folder = self.manager.data / "checkpoints" / job
+        return [path.parent for path in folder.glob("chk-*/_metadata")]
+
     def newest_checkpoint(self, job: str) -> str:
         """URI of the last checkpoint of a job that was written whole; needs no running cluster.
 
         Raises:
             ServiceFailed: there is none.
         """
-        folder = self.manager.data / "checkpoints" / job
-        whole = [path.parent for path in folder.glob("chk-*/_metadata")]
+        whole = self.checkpoints(job)
         if not whole:
-            raise ServiceFailed(f"no checkpoint of {job} in {folder}")
+            raise ServiceFailed(f"no checkpoint of {job} in {self.manager.data}/checkpoints")
         newest = max(whole, key=lambda path: int(path.name.removeprefix("chk-")))
         return newest.absolute().as_uri()
 

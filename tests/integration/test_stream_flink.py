@@ -87,6 +87,7 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     _soon(lambda: rows() > before, flink, "events flow from the savepoint")
 
     (job,) = flink.jobs()
+    _soon(lambda: bool(flink.checkpoints(job)), flink, "a checkpoint since the savepoint is whole")
     flink.cancel(job)
     flink.pool.restart()
     start("--flink-savepoint", flink.newest_checkpoint(job), "--flink-parallelism", "2")
