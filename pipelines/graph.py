@@ -22,8 +22,8 @@ from adtally.io.sinks import (
 from adtally.io.sources import ReadEventLog, ReadLogs
 from adtally.pipelines.job import Job
 from adtally.transforms.decode_events import DecodeEvents
+from adtally.transforms.rollup_windows import RollUpWindows
 from adtally.transforms.tally_windows import (
-    RollUpWindows,
     SliceByWindow,
     TallyWindows,
     WithoutEarly,

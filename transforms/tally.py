@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import polars as pl
 import pyarrow as pa
 
 from adtally.io import schema
 from adtally.transforms import uniques
+from adtally.transforms.counted import (
+    ALLOWED_EVENT,
+    BROKEN,
+    CLICK,
+    COUNTS,
+    prepared,
+)
 from adtally.transforms.mapping import MONEY_FIELDS
 from adtally.transforms.rules.base import evidence
-from adtally.transforms.rules.ruleset import ALLOWED_BIT, EVENT_RULES, NO_FLAGS, Ruleset
+from adtally.transforms.rules.ruleset import EVENT_RULES, NO_FLAGS, Ruleset
 from adtally.transforms.windows import (
     GENERATION_BITS,
     checked_sums,
@@ -25,11 +31,6 @@ from adtally.transforms.windows import (
     utc,
     window_columns,
 )
-
-IDENTITY: Final = ("advertiser_id", "event_type", "event_id")
-_ORDER: Final = ("occurred_at", "content_hash", "ivt")
-"""Of copies the least counts. ``ivt`` differs among equal ones only where a record was read again
-after the lists had changed."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     Raises:
         SumOverflow: the money of a row does not fit 64 bits.
     """
-    prepared = _prepared(slices, spec)
-    clicks = prepared.filter((pl.col("event_type") == _CLICK) & ~_ALLOWED)
+    events = prepared(slices, spec.window_ms, _keys(spec)[:-1])
+    clicks = events.filter((pl.col("event_type") == CLICK) & ~ALLOWED_EVENT)
     flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")))
-    events = _judged(prepared, invalid)
+    events = _judged(events, invalid)
     summaries = _with_uniques(_summed(events, spec), events, spec)
     flags = pl.concat([flags, _event_flags(events, spec)])
     suspects = pl.concat([spec.ruleset.suspects(clicks), _event_suspects(events)]).unique()
@@ -88,51 +89,14 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     )
 
 
-_COUNTS: Final = ("impressions", "clicks", "conversions")
-"""Measures that count events, in the order of ``schema.EVENT_TYPES``."""
-
-_CLICK: Final = schema.EVENT_TYPES.index("click")
-_ALLOWED: Final = (pl.col("ivt") >= ALLOWED_BIT).fill_null(False)
-_BROKEN: Final = (pl.col("ivt") % ALLOWED_BIT > 0).fill_null(False)
-
-
 def _keys(spec: TallySpec) -> list[str]:
     return ["advertiser_id", *spec.dimensions, "currency", "window"]
-
-
-def _prepared(slices: Sequence[pa.Table], spec: TallySpec) -> pl.DataFrame:
-    """All events with their ``window`` (ms) and whether they are ``counted``."""
-    events = pl.DataFrame(pl.from_arrow(pa.concat_tables(slices)))
-    window = pl.col("occurred_at") // spec.window_ms * spec.window_ms
-    events = events.with_columns(
-        window.alias("window"), *(_numbered(events[name]) for name in _keys(spec)[:-1])
-    )
-    if "position_hash" in events.columns:  # the same row of the log twice is not a duplicate
-        ordered = events.sort(*_ORDER)
-        events = ordered.unique([*IDENTITY, "position_hash"], keep="first", maintain_order=True)
-    return _marked(events.with_row_index("row"))
-
-
-def _numbered(texts: pl.Series) -> pl.Series:
-    """Text as numbers in the text's own order: grouping by them takes half the time."""
-    values = texts.unique().drop_nulls().sort()
-    return texts.cast(pl.Enum(values))
-
-
-def _marked(events: pl.DataFrame) -> pl.DataFrame:
-    """Add ``counted``: false for all but the first of each identity."""
-    again = events["event_id"].is_duplicated()  # few; the full identity is compared among them
-    if not again.any():
-        return events.with_columns(counted=pl.lit(True))
-    candidates = events.filter(again).select("row", *IDENTITY, "window", *_ORDER)
-    losers = candidates.sort(*_ORDER).filter(~pl.struct(*IDENTITY, "window").is_first_distinct())
-    return events.with_columns(counted=~pl.col("row").is_in(losers["row"].implode()))
 
 
 def _judged(events: pl.DataFrame, invalid: pl.Series) -> pl.DataFrame:
     """Add ``givt``: counted events that a rule calls invalid."""
     by_click = pl.col("row").is_in(invalid.implode()) if invalid.len() else pl.lit(False)
-    return events.with_columns(givt=pl.col("counted") & (_BROKEN | by_click))
+    return events.with_columns(givt=pl.col("counted") & (BROKEN | by_click))
 
 
 def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
@@ -148,7 +112,7 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
             *(
                 number_of(code, which).alias(prefix + name)
                 for prefix, which in (("", counted), ("givt_", givt))
-                for code, name in enumerate(_COUNTS)
+                for code, name in enumerate(COUNTS)
             ),
             *(exact_sum(pl.col(name) * counted) for name in MONEY_FIELDS),
             exact_sum(pl.col("cost_micros") * givt).alias("givt_cost_micros"),
@@ -164,7 +128,7 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
         (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version"),
         *(
             (pl.col(name) - pl.col(f"givt_{name}")).alias(f"net_{name}")
-            for name in (*_COUNTS, "cost_micros")
+            for name in (*COUNTS, "cost_micros")
         ),
     )
 
@@ -204,7 +168,7 @@ def _summary_table(summaries: pl.DataFrame, spec: TallySpec) -> pa.Table:
 
 def _event_flags(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
     """What rules for single events found: one flag per advertiser, window and rule."""
-    broken = events.filter(_BROKEN & pl.col("counted"))
+    broken = events.filter(BROKEN & pl.col("counted"))
     found = [NO_FLAGS]
     for number, rule in enumerate(EVENT_RULES if broken.height else ()):
         some = broken.filter((pl.col("ivt") // (1 << number)) % 2 == 1)
@@ -222,7 +186,7 @@ def _event_flags(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
 
 def _event_suspects(events: pl.DataFrame) -> pl.DataFrame:
     """(advertiser_id, window) where an earlier pane may have counted another, invalid copy."""
-    copies = events.filter(_BROKEN & ~pl.col("counted"))
+    copies = events.filter(BROKEN & ~pl.col("counted"))
     return copies.select(pl.col("advertiser_id").cast(pl.String), "window").unique()
 
 

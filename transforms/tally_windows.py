@@ -1,4 +1,4 @@
-"""Slice, tally and roll up, as transforms: the windows and triggers are Beam's own."""
+"""Slice and tally, as transforms: the windows and triggers are Beam's own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
 from adtally.io.spill import Spill, take
-from adtally.transforms.rollup import roll_up
 from adtally.transforms.slices import SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
-from adtally.transforms.windows import Ranges, within
 
 SLICES: Final = "slices"
 LATE: Final = "late"
@@ -191,7 +189,7 @@ class _Tally(beam.DoFn):
     ) -> Iterator[Any]:
         shard, slices = element
         result = tally([from_ipc(take(part)) for part in slices], self._spec)
-        tags = {"part": _part_name(shard, window), **pane_tags(pane)}
+        tags = {"part": part_name(shard, window), **pane_tags(pane)}
         yield with_tag(result.summaries, **tags)
         if result.flags.num_rows:
             yield TaggedOutput(FLAGS, with_tag(result.flags, **tags))
@@ -213,38 +211,6 @@ class _Tally(beam.DoFn):
         self._count.add("events_counted", counted)
         self._count.add("duplicates", row["duplicates"])
         self._count.add("givt_clicks", row["givt_clicks"])
-
-
-@dataclass
-class RollUpWindows(beam.PTransform):
-    """Base summaries to summaries of a larger window, of which only whole ones are given.
-
-    Attributes:
-        spec: of the base rows.
-        window_ms: the larger window, a multiple of the base window.
-        windowing: Beam's windows, a multiple of ``window_ms``.
-        ranges: what was tallied, empty for all; windows that these cut are left out.
-    """
-
-    spec: TallySpec
-    window_ms: int
-    windowing: Windowing
-    ranges: Ranges = ()
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, summaries: Any) -> Any:
-        return (
-            summaries
-            | "Key by shard" >> beam.Map(_keyed).with_output_types(tuple[int, bytes])
-            | "Window" >> self.windowing.into()
-            | "Group by shard" >> GroupPanes()
-            | "Roll up"
-            >> beam.ParDo(_RollUp(self.spec, self.window_ms, self.ranges)).with_output_types(
-                pa.Table
-            )
-        )
 
 
 class Counters:
@@ -277,40 +243,6 @@ def _not_early(table: pa.Table) -> bool:
     return tag(table, TIMING) != EARLY
 
 
-def _part_name(shard: int, window: Any) -> str:
+def part_name(shard: int, window: Any) -> str:
+    """What the tables of a group are named after."""
     return f"{window.start.micros // 1_000_000}-{shard:04d}"
-
-
-def _keyed(summaries: pa.Table) -> tuple[int, bytes]:
-    return int(tag(summaries, "part").rsplit("-", 1)[1]), to_ipc(summaries)
-
-
-class _RollUp(beam.DoFn):
-    def __init__(self, spec: TallySpec, window_ms: int, ranges: Ranges) -> None:
-        self._spec = spec
-        self._window_ms = window_ms
-        self._ranges = ranges
-
-    def process(
-        self,
-        element: tuple[int, Iterable[bytes]],
-        window: Any = beam.DoFn.WindowParam,
-        pane: Any = beam.DoFn.PaneInfoParam,
-    ) -> Iterator[pa.Table]:
-        shard, tables = element
-        spec = self._spec
-        rolled = roll_up(
-            [from_ipc(part) for part in tables],
-            self._window_ms,
-            spec.allowed_lateness_ms,
-            spec.dimensions,
-            spec.uniques_k,
-        )
-        kept = rolled
-        if self._ranges:
-            start, end = (pl.col(name).dt.epoch("ms") for name in ("window_start", "window_end"))
-            frame = pl.DataFrame(pl.from_arrow(rolled))
-            whole = frame.select(within(start, end, self._ranges)).to_series()
-            kept = rolled.filter(whole.to_arrow())
-        if kept.num_rows:
-            yield with_tag(kept, part=_part_name(shard, window), **pane_tags(pane))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from adtally.io import schema
 from adtally.io.arrow import tag, with_tag
 from adtally.transforms.rollup import roll_up
+from adtally.transforms.rollup_windows import RollUpWindows
 from adtally.transforms.rules.click_rate_ip import ClickRateIp
 from adtally.transforms.rules.duplicate_click import DuplicateClick
 from adtally.transforms.rules.regular_interval import RegularInterval
@@ -30,7 +31,6 @@ from adtally.transforms.tally_windows import (
     LATE,
     SLICES,
     SUMMARIES,
-    RollUpWindows,
     SliceByWindow,
     TallyWindows,
     Windowing,

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from adtally.io.arrow import from_ipc, tag, with_tag
 from adtally.io.sources import NAMESPACE
 from adtally.runners.direct import NAME, run_bounded
+from adtally.transforms.rollup_windows import _keyed
 from adtally.transforms.tally_windows import (
     ARRIVAL_SLACK_MS,
     EARLY,
@@ -28,9 +29,8 @@ from adtally.transforms.tally_windows import (
     Counters,
     Windowing,
     WithoutEarly,
-    _keyed,
-    _part_name,
     pane_tags,
+    part_name,
 )
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -157,7 +157,7 @@ def window(start_ms: int, length_ms: int = MINUTE) -> IntervalWindow:
 def test_a_roll_up_finds_the_shard_in_the_name_of_a_part(
     minutes: int, shard: int, rows: int
 ) -> None:
-    part = _part_name(shard, window(minutes * MINUTE))
+    part = part_name(shard, window(minutes * MINUTE))
     summaries = with_tag(pa.table({"clicks": pa.array(range(rows), pa.int64())}), part=part)
     key, data = _keyed(summaries)
     assert key == shard
@@ -165,7 +165,7 @@ def test_a_roll_up_finds_the_shard_in_the_name_of_a_part(
 
 
 def test_a_part_is_named_by_the_second_its_window_begins_and_its_shard() -> None:
-    assert _part_name(7, window(1_772_366_400_000)) == "1772366400-0007"
+    assert part_name(7, window(1_772_366_400_000)) == "1772366400-0007"
 
 
 @given(
@@ -175,7 +175,7 @@ def test_a_part_is_named_by_the_second_its_window_begins_and_its_shard() -> None
 def test_parts_of_other_windows_or_shards_have_other_names(
     one: tuple[int, int], other: tuple[int, int]
 ) -> None:
-    names = [_part_name(shard, window(minute * MINUTE)) for minute, shard in (one, other)]
+    names = [part_name(shard, window(minute * MINUTE)) for minute, shard in (one, other)]
     assert (names[0] == names[1]) == (one == other)
 
 
