@@ -48,10 +48,10 @@ __all__ = [
     "templates_installed",
 ]
 
-TEMPLATE_VERSION: Final = 3
+TEMPLATE_VERSION: Final = 4
 """Rises with every change of the mappings; an older template has to be set up again."""
 
-KINDS: Final = ("summaries", "flags")
+KINDS: Final = ("summaries", "flags", "verdicts")
 PAGE_DOCUMENTS: Final = 5_000
 
 
@@ -66,9 +66,11 @@ def template_name(config: ElasticsearchConfig, kind: str) -> str:
 
 def index_template(config: ElasticsearchConfig, kind: str) -> dict[str, Any]:
     """A strict index template: a field that it does not know is refused, never guessed."""
-    source = schema.FLAG_SCHEMA
-    if kind == "summaries":
-        source = schema.summary_schema(schema.DIMENSIONS)
+    source = {
+        "summaries": schema.summary_schema(schema.DIMENSIONS),
+        "flags": schema.FLAG_SCHEMA,
+        "verdicts": schema.verdict_schema(schema.DIMENSIONS),
+    }[kind]
     properties = {field.name: _mapped(field) for field in source}
     properties["updated_at"] = {"type": "date"}
     properties["pane_timing"] = {"type": "keyword"}
@@ -88,11 +90,11 @@ def index_template(config: ElasticsearchConfig, kind: str) -> dict[str, Any]:
 def _mapped(field: pa.Field) -> dict[str, Any]:
     if field.name == "unique_user_hashes":  # kept for merging; nobody searches for a hash
         return {"type": "long", "index": False, "doc_values": False}
-    if field.name == "flags":
+    if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
         return {
             "type": "nested",
             "dynamic": "strict",
-            "properties": {inner.name: _mapped(inner) for inner in schema.FLAG_TYPE},
+            "properties": {inner.name: _mapped(inner) for inner in field.type.value_type},
         }
     if pa.types.is_timestamp(field.type):
         return {"type": "date"}

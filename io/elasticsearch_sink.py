@@ -44,7 +44,8 @@ class WriteToElasticsearch(beam.PTransform):
 
     Attributes:
         config: how to reach the cluster; holds no secret.
-        kind: ``summaries`` (``schema.summary_schema``) or ``flags`` (``schema.FLAG_SCHEMA``).
+        kind: ``summaries`` (``schema.summary_schema``), ``flags`` (``schema.FLAG_SCHEMA``) or
+            ``verdicts`` (``schema.verdict_schema``).
     """
 
     config: ElasticsearchConfig
@@ -138,8 +139,8 @@ def documents(
     Times are RFC 3339 in UTC, to the ms. ``pane_timing`` is ``early``, ``on_time`` or ``late``.
 
     Args:
-        table: or record batch, as :func:`adtally.io.schema.summary_schema` or ``FLAG_SCHEMA``.
-        kind: ``summaries`` or ``flags``.
+        table: or record batch, with the schema of its kind.
+        kind: ``summaries``, ``flags`` or ``verdicts``.
         config: names the indices.
         now_ms: ``updated_at``, milliseconds since the epoch.
     """

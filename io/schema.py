@@ -147,6 +147,58 @@ FLAG_TYPE: Final = pa.struct(
 )
 """One verdict: ``ivt_class`` is ``GIVT`` or ``SIVT``, ``evidence`` a sample of event ids."""
 
+ADJUSTED: Final = (
+    "givt_impressions",
+    "givt_clicks",
+    "givt_conversions",
+    "givt_cost_micros",
+    "sivt_impressions",
+    "sivt_clicks",
+    "sivt_conversions",
+    "sivt_cost_micros",
+)
+"""Measures of an adjustment: what verdicts add to a summary's row, which does not count it yet."""
+
+LOOK_BACK_FLAG_TYPE: Final = pa.struct([pa.field("flagged_at", TIMESTAMP), *FLAG_TYPE])
+"""A verdict of a rule that looks back; ``flagged_at`` is the start of the base window that it is
+about, ``count`` how many events of that window are invalid."""
+
+
+def adjustment_type(dimensions: Sequence[str] = ()) -> pa.StructType:
+    """Type of an adjustment, which is about the summary of its dimensions, currency and window."""
+    return pa.struct(
+        [
+            pa.field("adjusted_at", TIMESTAMP),
+            *(pa.field(name, pa.string()) for name in dimensions),
+            pa.field("currency", pa.string()),
+            *(pa.field(name, pa.int64()) for name in ADJUSTED),
+        ]
+    )
+
+
+def verdict_schema(dimensions: Sequence[str] = ()) -> pa.Schema:
+    """Schema of verdicts: one row per (advertiser, history window), overwritten whole.
+
+    ``flags`` are those of rules that look back beyond a base window. ``adjustments`` are the events
+    that these call invalid and the summaries do not: GIVT where one of the rules is GIVT, else
+    SIVT. ``adjusted_at`` is the start of the base window.
+    """
+    return pa.schema(
+        [
+            pa.field("window_start", TIMESTAMP, nullable=False),
+            pa.field("window_end", TIMESTAMP, nullable=False),
+            pa.field("window_seconds", pa.int64(), nullable=False),
+            pa.field("advertiser_id", pa.string(), nullable=False),
+            pa.field("flags", pa.list_(LOOK_BACK_FLAG_TYPE), nullable=False),
+            pa.field("adjustments", pa.list_(adjustment_type(dimensions)), nullable=False),
+            pa.field("ruleset_version", pa.string(), nullable=False),
+            pa.field("final_after", TIMESTAMP, nullable=False),
+            pa.field("generation", pa.int64(), nullable=False),
+            pa.field("version", pa.int64(), nullable=False),
+        ]
+    )
+
+
 FLAG_SCHEMA: Final = pa.schema(
     [
         pa.field("window_start", TIMESTAMP, nullable=False),

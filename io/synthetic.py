@@ -84,14 +84,20 @@ def make_events(config: GenerateConfig) -> pl.DataFrame:
     """All decodable records, in order of arrival.
 
     Columns: the fields of an event; ``kind`` (``person``, ``office`` and ``launch`` for those in
-    crowds, ``bot`` for bursts, ``rhythm``, ``crawler``, ``again`` for a person's second click, and
-    of all of these ``copy``, ``conflict``, ``lookalike``); times in milliseconds.
+    crowds, ``bot`` for bursts, ``rhythm``, ``crawler``, ``again`` for a person's second click,
+    ``eager`` and ``viewer`` for many clicks or impressions of one user, ``bare`` for clicks that
+    name an impression that never was, ``injected`` for conversions right after a click, and of all
+    of these ``copy``, ``conflict``, ``lookalike``); times in milliseconds.
     """
     rng = np.random.default_rng(config.seed)
     people = _people(config, rng)
     events = pl.concat([people, *robots_of(config, rng, people), *crowds_of(config, rng, people)])
     events = events.with_columns(pl.Series("event_id", _hex_ids(rng, events.height)))
     events = _linked(events)
+    never = pl.Series(_hex_ids(rng, events.height))
+    events = events.with_columns(
+        impression_id=pl.when(pl.col("kind") == "bare").then(never).otherwise("impression_id")
+    )
     events = _received(config, rng, events)
     events = pl.concat([events, _repeated(config, rng, events)])
     return events.sort("received_at", "event_id", "kind", maintain_order=True)

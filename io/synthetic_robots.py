@@ -51,6 +51,13 @@ LAUNCH_ADDRESSES: Final = 50
 """Of a mobile carrier, which all people of a launch share."""
 LAUNCH_MS: Final = 240_000
 """The mean time after the launch at which people click, so a fifth do in its first minute."""
+EAGER_EVENTS: Final = 30
+EAGER_MS: Final = 170_000
+"""Clicks, or impressions, of one user within just under three minutes."""
+BARE_CLICKS: Final = 6
+"""Of one robot, each naming an impression that never was."""
+INJECTED_MS: Final = (50, 1_950)
+"""From a person's click to a conversion that takes the credit."""
 CRAWLS: Final = 20
 """What one robot that says what it is loads or clicks."""
 
@@ -58,8 +65,9 @@ CRAWLS: Final = 20
 def robots_of(
     config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
 ) -> list[pl.DataFrame]:
-    """``bot``, ``rhythm``, ``crawler`` and ``again``, each a frame like ``people``."""
-    return [made(config, rng, people) for made in (_bots, _rhythms, _crawlers, _again)]
+    """A frame like ``people`` for each kind."""
+    kinds = (_bots, _rhythms, _crawlers, _again, _eager, _viewers, _bare, _injected)
+    return [made(config, rng, people) for made in kinds]
 
 
 def crowds_of(
@@ -80,7 +88,7 @@ def _bots(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
     rows = len(burst)
     times = minute[burst] + rng.integers(0, MINUTE_MS, rows)
     advertisers = (burst * 13) % config.advertisers
-    return _robots(people, "bot", burst, times, advertisers, BROWSERS[burst % len(BROWSERS)])
+    return _robots(people, "bot", burst, times, advertisers, _agents(burst))
 
 
 def _rhythms(
@@ -95,7 +103,7 @@ def _rhythms(
     times = minute[robot] + 500 + nth * RHYTHM_MS + rng.integers(0, 100, len(robot))
     advertisers = (robot * 17 + 1) % config.advertisers
     places = nth % 60  # another creative each time, so that no click is a duplicate
-    agents = BROWSERS[robot % len(BROWSERS)]
+    agents = _agents(robot)
     return _robots(people, "rhythm", robot + 1_000_000, times, advertisers, agents, places)
 
 
@@ -112,6 +120,62 @@ def _crawlers(
     return _robots(people, "crawler", robot + 2_000_000, times, advertisers, agents, places, types)
 
 
+def _eager(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame) -> pl.DataFrame:
+    """Clicks of one user at random moments of three minutes, each on another creative."""
+    return _in_three_minutes(config, rng, people, "eager", 5_000_000, type_=1)
+
+
+def _viewers(
+    config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
+) -> pl.DataFrame:
+    """Impressions likewise."""
+    return _in_three_minutes(config, rng, people, "viewer", 6_000_000, type_=0)
+
+
+def _in_three_minutes(
+    config: GenerateConfig,
+    rng: np.random.Generator,
+    people: pl.DataFrame,
+    kind: str,
+    first: int,
+    type_: int,
+) -> pl.DataFrame:
+    robots = max(1, config.events // 40_000)
+    robot = np.repeat(np.arange(robots), EAGER_EVENTS)
+    begin = config.start_ms + rng.integers(0, config.hours * 60, robots) * MINUTE_MS
+    times = begin[robot] + rng.integers(0, EAGER_MS, len(robot))
+    places = np.arange(len(robot)) % 60
+    advertisers = (robot * 29 + 4) % config.advertisers
+    agents = _agents(robot)
+    types = np.full(len(robot), type_, np.int8)
+    return _robots(people, kind, robot + first, times, advertisers, agents, places, types)
+
+
+def _bare(config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame) -> pl.DataFrame:
+    """Clicks without an impression, of biggest advertisers; ``make_events`` names them one."""
+    robot = np.repeat(np.arange(max(1, config.events // 20_000)), BARE_CLICKS)
+    times = config.start_ms + rng.integers(0, config.hours * HOUR_MS, len(robot))
+    advertisers = robot % max(1, config.advertisers // 100)
+    return _robots(people, "bare", robot + 7_000_000, times, advertisers, _agents(robot))
+
+
+def _injected(
+    config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
+) -> pl.DataFrame:
+    """Conversions right after clicks of people."""
+    clicks = people.with_row_index("click").filter(pl.col("type") == 1)
+    count = max(1, config.events // 10_000) if clicks.height else 0
+    chosen = clicks[rng.integers(0, max(1, clicks.height), count)]
+    return chosen.with_columns(
+        pl.lit(2, pl.Int8).alias("type"),
+        pl.col("occurred_at") + pl.Series(rng.integers(*INJECTED_MS, count)),
+        pl.col("click").cast(pl.Int64).alias("parent"),
+        pl.lit("injected").alias("kind"),
+        pl.lit(0, pl.Int64).alias("cost"),
+        pl.lit(500_000, pl.Int64).alias("revenue"),
+    ).select(people.columns)
+
+
 def _offices(
     config: GenerateConfig, rng: np.random.Generator, people: pl.DataFrame
 ) -> pl.DataFrame:
@@ -125,7 +189,7 @@ def _offices(
     at_once = minute + rng.integers(0, MINUTE_MS, len(office))
     times = hour + np.where(together, at_once, rng.integers(0, HOUR_MS, len(office)))
     advertisers = (office * 19 + 2) % config.advertisers
-    agents = BROWSERS[user % len(BROWSERS)]
+    agents = _agents(user)
     made = _robots(people, "office", user, times, advertisers, agents)
     return made.with_columns(address=pl.Series(14_900_000 + office))
 
@@ -140,10 +204,14 @@ def _launches(
     begin = config.start_ms + rng.integers(0, config.hours, config.crowds)[launch] * HOUR_MS
     after = np.minimum(rng.exponential(LAUNCH_MS, len(launch)), HOUR_MS - 1).astype(np.int64)
     advertisers = (launch * 23 + 3) % config.advertisers
-    agents = BROWSERS[user % len(BROWSERS)]
+    agents = _agents(user)
     made = _robots(people, "launch", user, begin + after, advertisers, agents)
     carrier = 14_950_000 + launch * LAUNCH_ADDRESSES + user % LAUNCH_ADDRESSES
     return made.with_columns(address=pl.Series(carrier))
+
+
+def _agents(users: np.ndarray) -> np.ndarray:
+    return BROWSERS[users % len(BROWSERS)]
 
 
 def _robots(

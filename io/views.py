@@ -20,12 +20,6 @@ _SQL_TYPES = {
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
     schema.TIMESTAMP: "TIMESTAMPTZ",
-    pa.list_(pa.int64()): "BIGINT[]",
-    pa.list_(pa.string()): "VARCHAR[]",
-    pa.list_(schema.FLAG_TYPE): (
-        "STRUCT(rule VARCHAR, ivt_class VARCHAR, subject_type VARCHAR, subject VARCHAR, "
-        "count BIGINT, threshold BIGINT, evidence VARCHAR[])[]"
-    ),
 }
 _LETTER_TYPES = {
     "failed_at": "TIMESTAMPTZ",
@@ -47,7 +41,8 @@ def views_sql(
     template = importlib.resources.files("adtally.io").joinpath(VIEWS_NAME)
     text = template.read_text(encoding="utf-8")
     summary = schema.summary_schema(dimensions)
-    identity = ["advertiser_id", *dimensions, "currency", "window_seconds", "window_start"]
+    row = ["advertiser_id", *dimensions, "currency"]
+    identity = [*row, "window_seconds", "window_start"]
     return string.Template(text).substitute(
         window_ms=window_seconds * 1000,
         allowed_lateness_ms=allowed_lateness_seconds * 1000,
@@ -55,6 +50,12 @@ def views_sql(
         events=_parquet(output, "events", schema.EVENT_SCHEMA),
         summaries=_parquet(output, "summaries", summary),
         flags=_parquet(output, "flags", schema.FLAG_SCHEMA),
+        verdicts=_parquet(output, "verdicts", schema.verdict_schema(dimensions)),
+        adjusted=", ".join(f"sum({name})::BIGINT AS {name}" for name in schema.ADJUSTED),
+        row=", ".join(row),
+        matched=" AND ".join(f"a.{name} IS NOT DISTINCT FROM s.{name}" for name in row),
+        net=_net(),
+        suspected=_suspected(),
         generations=_parquet(output, "generations", COMMIT_SCHEMA),
         dead_letters=_letters(output),
     )
@@ -75,9 +76,32 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _net() -> str:
+    """Measures of a summary, with what rules that look back add to them."""
+    names = [name.removeprefix("sivt_") for name in schema.ADJUSTED if name.startswith("sivt_")]
+    general = [f"s.givt_{name} + coalesce(a.givt_{name}, 0) AS givt_{name}" for name in names]
+    net = [
+        f"s.net_{name} - coalesce(a.givt_{name} + a.sivt_{name}, 0) AS net_{name}" for name in names
+    ]
+    return ", ".join([*general, *net])
+
+
+def _suspected() -> str:
+    names = [name for name in schema.ADJUSTED if name.startswith("sivt_")]
+    return ", ".join(f"coalesce(a.{name}, 0) AS {name}" for name in names)
+
+
+def _sql_type(type_: pa.DataType) -> str:
+    if pa.types.is_list(type_):
+        return f"{_sql_type(type_.value_type)}[]"
+    if pa.types.is_struct(type_):
+        return f"STRUCT({', '.join(f'{inner.name} {_sql_type(inner.type)}' for inner in type_)})"
+    return _SQL_TYPES[type_]
+
+
 def _parquet(output: str, kind: str, like: pa.Schema) -> str:
     pattern = join(output, kind, "**", "*.parquet")
-    columns = (f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {field.name}" for field in like)
+    columns = (f"CAST(NULL AS {_sql_type(field.type)}) AS {field.name}" for field in like)
     nothing = f"SELECT {', '.join(columns)} WHERE false"
     if not _any(output, kind, ".parquet"):
         return f"({nothing})"

@@ -80,6 +80,50 @@ WITH stored AS (
 )
 SELECT * EXCLUDE (flags, flag), flag.* FROM (SELECT *, unnest(flags) AS flag FROM latest);
 
+-- Verdicts of rules that look back as they stand, one row per (advertiser, history window).
+CREATE OR REPLACE VIEW verdicts AS
+WITH stored AS (
+    SELECT * FROM ${verdicts}
+), ruling AS (
+    SELECT w.window_start, coalesce(max(g.generation), 0) AS generation
+    FROM (SELECT DISTINCT window_start, window_end FROM stored) w
+    LEFT JOIN generations g
+        ON w.window_start >= g.range_from AND w.window_end <= g.range_to
+    GROUP BY w.window_start
+)
+SELECT stored.* FROM stored
+JOIN ruling USING (window_start, generation)
+QUALIFY row_number() OVER (
+    PARTITION BY advertiser_id, window_start ORDER BY version DESC
+) = 1;
+
+-- Their flags, one row each.
+CREATE OR REPLACE VIEW look_back_flags AS
+SELECT * EXCLUDE (flags, adjustments, flag), flag.*
+FROM (SELECT *, unnest(flags) AS flag FROM verdicts);
+
+-- Summaries with the verdicts of all rules: gross, general (GIVT) and suspected sophisticated
+-- (SIVT) invalid traffic, and the net of both.
+CREATE OR REPLACE VIEW net_summaries AS
+WITH adjustments AS (
+    SELECT advertiser_id, adjustment.*
+    FROM (SELECT advertiser_id, unnest(adjustments) AS adjustment FROM verdicts)
+), by_row AS (
+    SELECT
+        ${row},
+        window_seconds,
+        make_timestamp(
+            epoch_ms(adjusted_at) // (window_seconds * 1000) * (window_seconds * 1000) * 1000
+        ) AT TIME ZONE 'UTC' AS window_start,
+        ${adjusted}
+    FROM adjustments CROSS JOIN (SELECT DISTINCT window_seconds FROM summaries)
+    GROUP BY ALL
+)
+SELECT s.* REPLACE (${net}), ${suspected}
+FROM summaries s
+LEFT JOIN by_row a
+    ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start;
+
 -- Everything that did not fit.
 CREATE OR REPLACE VIEW dead_letters AS
 SELECT * FROM ${dead_letters};

@@ -31,6 +31,7 @@ from adtally.pipelines.report import Report
 from adtally.runners.direct import NAME, run_bounded
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.pii import Pii
+from adtally.transforms.rules.history import LOOK_BACK_MS
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs need none
@@ -39,7 +40,7 @@ if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs n
 HOUR_MS = 3_600_000
 LOG_LAG_MS = 900_000
 """A stream's log holds what arrived this long ago: it is written every ten minutes or sooner."""
-OUTPUT_KINDS = ("dead-letters", "late", "summaries", "flags", "generations", "runs")
+OUTPUT_KINDS = ("dead-letters", "late", "summaries", "flags", "verdicts", "generations", "runs")
 RECORDED_INPUTS = 1_000
 """Input addresses that a run's record names; all are in the event log's ``source``."""
 
@@ -126,7 +127,7 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
         raise ConfigError(f"{output} has no {manifest.MANIFEST_NAME}; it is no output of adtally.")
     job = Job(
         output=output,
-        blocks=tuple(pack(files_in(output, ranges), request.block_bytes)),
+        blocks=tuple(pack(files_in(output, _known(ranges, request.settings)), request.block_bytes)),
         settings=request.settings,
         started_ms=now_ms(),
         elasticsearch=request.elasticsearch,
@@ -140,6 +141,12 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
     leave_views(job)
     removed = _delete_stale(job)
     return Outcome(report, job, record_run(job, report), (), removed)
+
+
+def _known(ranges: Ranges, settings: Settings) -> Ranges:
+    """Ranges with what rules look back before them."""
+    look_back_ms = LOOK_BACK_MS if settings.looks_back else 0
+    return tuple((start - look_back_ms, end) for start, end in ranges)
 
 
 def check_final(output: str, ranges: Ranges, settings: Settings) -> None:
@@ -226,7 +233,7 @@ def _closed(ranges: Ranges, files: Sequence[LogFile], settings: Settings) -> Ran
 
 def aligned(ranges: Sequence[tuple[int, int]], settings: Settings) -> Ranges:
     """Ranges widened to whole windows of every size that the output has, and joined."""
-    step = max(HOUR_MS, 1000 * max((settings.window_seconds, *settings.rollup_seconds)))
+    step = max(HOUR_MS, 1000 * settings.longest_seconds)
     joined: list[tuple[int, int]] = []
     for start, end in sorted((low // step * step, -(-high // step) * step) for low, high in ranges):
         if joined and start <= joined[-1][1]:
@@ -313,7 +320,8 @@ def _delete_stale(job: Job) -> int:
     from adtally.io.elasticsearch import connect, delete_stale
 
     client = connect(job.elasticsearch)
-    windows = [job.settings.window_seconds, *job.settings.rollup_seconds]
+    settings = job.settings
+    windows = {settings.window_seconds, *settings.rollup_seconds, settings.history_seconds}
     try:
         return sum(
             delete_stale(
@@ -322,7 +330,7 @@ def _delete_stale(job: Job) -> int:
                 window_from_ms=start,
                 window_to_ms=end,
                 generation=job.generation,
-                window_seconds=windows,
+                window_seconds=sorted(windows),
             )
             for start, end in job.ranges
         )

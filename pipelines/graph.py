@@ -28,6 +28,7 @@ from adtally.transforms.tally_windows import (
     TallyWindows,
     WithoutEarly,
 )
+from adtally.transforms.verdict_windows import JudgeHistory
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
@@ -43,7 +44,13 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         windowing = job.windowing(job.settings.window_seconds)
         tallied = sliced.slices | "TallyWindows" >> TallyWindows(job.tally_spec, windowing)
         dead_letters += write_summaries(tallied.summaries, job)
-        dead_letters += write_flags(tallied.flags, job)
+        dead_letters += write_verdicts(tallied.flags, "flags", job)
+        if job.settings.looks_back:
+            history = one([sliced.slices, sliced.context], "AllHistory")
+            verdicts = history | "JudgeHistory" >> JudgeHistory(
+                job.verdict_spec, job.history_windowing
+            )
+            dead_letters += write_verdicts(verdicts, "verdicts", job)
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
         letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())
@@ -110,11 +117,13 @@ def without_early(tables: Any, label: str, job: Job) -> Any:
     return tables if job.streaming is None else tables | label >> WithoutEarly()
 
 
-def write_flags(flags: Any, job: Job) -> list[Any]:
-    """Flags to every sink; returns dead letters."""
-    settled = without_early(flags, "SettledFlags", job)
-    settled | "WriteFlags" >> WriteToParquet(job.folder("flags"), job.id, "flag_rows", job.flush())
-    return write_documents(flags, "flags", "IndexFlags", job)
+def write_verdicts(tables: Any, kind: str, job: Job) -> list[Any]:
+    """Flags, or verdicts of rules that look back, to every sink; returns dead letters."""
+    label = kind.capitalize()
+    settled = without_early(tables, f"Settled{label}", job)
+    counter = f"{kind.removesuffix('s')}_rows"
+    settled | f"Write{label}" >> WriteToParquet(job.folder(kind), job.id, counter, job.flush())
+    return write_documents(tables, kind, f"Index{label}", job)
 
 
 def write_documents(tables: Any, kind: str, label: str, job: Job) -> list[Any]:

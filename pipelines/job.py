@@ -18,11 +18,13 @@ from adtally.io.logs import Block, identity
 from adtally.transforms.decode import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.pii import Pii
+from adtally.transforms.rules.history import HISTORY_MS
 from adtally.transforms.rules.ruleset import Ruleset
-from adtally.transforms.slices import SHARDS, SliceSpec
+from adtally.transforms.slices import SHARDS, HistoryCut, SliceSpec
 from adtally.transforms.tally import TallySpec
 from adtally.transforms.tally_windows import Windowing
 from adtally.transforms.uniques import UNIQUES_K
+from adtally.transforms.verdicts import VerdictSpec
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:
@@ -92,6 +94,22 @@ class Settings:
             raise ConfigError(f"shards is {self.shards}; at least 1 is needed.")
 
     @property
+    def history_seconds(self) -> int:
+        """A history window: an hour, or more where the base window does not divide it."""
+        return math.lcm(HISTORY_MS // 1000, self.window_seconds)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a rule looks beyond a base window."""
+        return bool(self.ruleset.history_rules)
+
+    @property
+    def longest_seconds(self) -> int:
+        """The longest window that is computed: those inside it are final before it is."""
+        history = [self.history_seconds] if self.looks_back else []
+        return max(self.window_seconds, *self.rollup_seconds, *history, 0)
+
+    @property
     def fingerprint(self) -> dict[str, object]:
         """What must be equal in all runs into one output, or their rows would not add up."""
         return {
@@ -131,6 +149,11 @@ class Streaming:
 
 ROLLUP_PANE_SECONDS: Final = 60
 """Between panes of a roll-up: it is made of on-time and later panes, so news is rarer."""
+
+
+HISTORY_PANE_SECONDS: Final = 300
+"""Between panes of a history window, each of which judges all of its events again: up to an hour of
+them, some 2 s of work for a million."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +253,7 @@ class Job:
             ranges=self.ranges,
             keep_position=bool(self.log_blocks),
             allow=settings.ruleset if settings.pii.plain else None,
+            history=self.history_cut if settings.looks_back else None,
         )
 
     @property
@@ -244,28 +268,44 @@ class Job:
             uniques_k=settings.uniques_k,
         )
 
+    @property
+    def history_cut(self) -> HistoryCut:
+        window_ms = self.settings.history_seconds * 1000
+        return HistoryCut(window_ms, self.history_windowing.beam_window_ms)
+
+    @property
+    def verdict_spec(self) -> VerdictSpec:
+        return VerdictSpec(
+            self.tally_spec, self.history_cut, self.ranges, keep_empty=self.streaming is not None
+        )
+
+    @property
+    def history_windowing(self) -> Windowing:
+        """Beam's windows for rules that look back."""
+        return self._windowing(self.settings.history_seconds, HISTORY_PANE_SECONDS)
+
     def windowing(self, window_seconds: int) -> Windowing:
-        """Beam's windows for computing ``window_seconds``.
+        """Beam's windows for computing summaries of ``window_seconds``.
 
         Bounded: a day, or that window if longer; in a stream the window itself.
         """
+        if self.streaming is not None and window_seconds == self.settings.window_seconds:
+            return self._windowing(window_seconds, self.streaming.pane_seconds)
+        return self._windowing(window_seconds, ROLLUP_PANE_SECONDS, hops=2)
+
+    def _windowing(self, window_seconds: int, pane_seconds: int, hops: int = 1) -> Windowing:
         window_ms = window_seconds * 1000
         if self.streaming is None:
             return Windowing.batch(math.lcm(window_ms, DAY_MS))
-        base = window_seconds == self.settings.window_seconds
-        return Windowing.streaming(
-            window_ms,
-            self.streaming.pane_seconds if base else ROLLUP_PANE_SECONDS,
-            self.settings.allowed_lateness_seconds * 1000,
-            hops=1 if base else 2,
-        )
+        lateness_ms = self.settings.allowed_lateness_seconds * 1000
+        return Windowing.streaming(window_ms, pane_seconds, lateness_ms, hops)
 
     def folder(self, kind: str, window_seconds: int | None = None) -> str:
         """Where a kind of output lies."""
         if kind == "summaries":
             window = f"window={window_seconds or self.settings.window_seconds}s"
             return join(self.output, kind, window, f"generation={self.generation}")
-        if kind == "flags":
+        if kind in ("flags", "verdicts"):
             return join(self.output, kind, f"generation={self.generation}")
         return join(self.output, kind)
 

@@ -27,6 +27,7 @@ from adtally.pipelines.job import ConfigError, Job, Settings, Streaming
 from adtally.pipelines.progress import Watch
 from adtally.runners.unbounded import start
 from adtally.transforms.mapping import Mapping, identity_mapping
+from adtally.transforms.rules.history import LOOK_BACK_MS
 
 if TYPE_CHECKING:
     from adtally.io.elasticsearch import ElasticsearchConfig
@@ -156,18 +157,19 @@ def settled_reads(request: StreamRequest, output: str) -> tuple[ReadFromKinesis,
 def resume_ms(output: str, settings: Settings) -> int | None:
     """Where a stream without saved state begins: None where the output has no stream's events.
 
-    It is the start of the oldest window, roll-ups too, that was open when the log was last written,
-    less what may not have been in the log yet. So every window that could still change is counted
-    from its first event on, and windows before it keep their fuller rows, as versions say.
+    It is the start of the oldest window, roll-ups and history too, that was open when the log was
+    last written, less what may not have been in the log yet, and what rules look back. So every
+    window that could still change is counted from its first event on, and windows before it keep
+    their fuller rows, as versions say.
     """
     reached = reached_ms(output)
     if reached is None:
         return None
-    window_seconds = max(settings.window_seconds, *settings.rollup_seconds, 0)
-    open_ms = (window_seconds + settings.allowed_lateness_seconds) * 1000
+    open_ms = (settings.longest_seconds + settings.allowed_lateness_seconds) * 1000
     start_ms = reached - open_ms - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
-    window_ms = window_seconds * 1000
-    return max(0, start_ms // window_ms * window_ms)
+    window_ms = settings.longest_seconds * 1000
+    context_ms = LOOK_BACK_MS if settings.looks_back else 0
+    return max(0, start_ms // window_ms * window_ms - context_ms)
 
 
 def _shown(start_ms: int) -> str:

@@ -33,7 +33,7 @@ def load(connection: duckdb.DuckDBPyConnection, logs: Path, now_ms: int) -> None
     text = "CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line END"
     names = ["event_id", "event_type", "advertiser_id", "campaign_id", "country", "user_id", "ip"]
     names += ["currency", "occurred_at", "received_at", "cost_micros", "revenue_micros"]
-    names += ["creative_id", "user_agent"]
+    names += ["creative_id", "user_agent", "impression_id", "click_id", "publisher_id"]
     columns = ", ".join(f"nullif(json_extract_string(j, '$.{n}'), '') AS {n}" for n in names)
     connection.execute(
         f"""
@@ -141,6 +141,115 @@ def summaries(
 def flags(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
     """What was flagged, as :data:`FLAGS` names it, after :func:`summaries`."""
     return connection.execute("FROM flags ORDER BY ALL").fetchall()
+
+
+LOOK_BACK_FLAGS = (
+    "epoch_ms(window_start), epoch_ms(flagged_at), advertiser_id, rule, ivt_class, subject_type, "
+    "subject, count, threshold"
+)
+"""A flag of a rule that looks back, in the order of :func:`look_back`."""
+
+NET = (
+    "givt_impressions, givt_clicks, givt_conversions, givt_cost_micros, sivt_impressions, "
+    "sivt_clicks, sivt_conversions, sivt_cost_micros, net_impressions, net_clicks, "
+    "net_conversions, net_cost_micros"
+)
+"""Measures of a row of ``net_summaries`` in the order of :func:`net`, after its keys."""
+
+
+def look_back(
+    connection: duckdb.DuckDBPyConnection, window_seconds: int, flood: int = 10_000
+) -> list[tuple[object, ...]]:
+    """What rules that look back flag, as :data:`LOOK_BACK_FLAGS`, after :func:`summaries`."""
+    hour = max(3_600_000, window_seconds * 1000)
+    of_publisher = (
+        "if(publisher_id IS NULL, 'advertiser', 'publisher') AS subject_type, "
+        "coalesce(publisher_id, advertiser_id) AS subject"
+    )
+    rates = " UNION ALL ".join(
+        f"""SELECT source, position, 'givt_{kind}_rate_user' AS rule, 'GIVT' AS ivt_class,
+            'user' AS subject_type, user_id AS subject, {most} AS threshold
+        FROM hours WHERE counted AND event_type = '{kind}' AND user_id IS NOT NULL
+        QUALIFY happened - lag(happened, {most}) OVER (
+            PARTITION BY advertiser_id, user_id ORDER BY happened, event_id, content_hash)
+            < 180000"""
+        for kind, most in (("click", 10), ("impression", 20))
+    )
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE hours AS
+        SELECT *, happened // {hour} * {hour} AS h FROM judged_events;
+        CREATE OR REPLACE TABLE shown AS FROM hours WHERE event_type = 'impression';
+        CREATE OR REPLACE TABLE clicked AS FROM hours WHERE event_type = 'click';
+        CREATE OR REPLACE TABLE known_since AS
+        SELECT advertiser_id, h, min(first) AS first FROM (
+            SELECT advertiser_id, h, min(happened) AS first FROM shown GROUP BY ALL
+            UNION ALL SELECT advertiser_id, h + {hour}, min(happened) FROM shown
+            WHERE happened >= h + {hour} - 3600000 GROUP BY ALL)
+        GROUP BY ALL;
+        CREATE OR REPLACE TABLE hits AS
+        {rates}
+        UNION ALL SELECT source, position, 'sivt_click_without_impression', 'SIVT', {of_publisher},
+            0
+        FROM clicked c JOIN known_since k USING (advertiser_id, h)
+        WHERE counted AND impression_id IS NOT NULL AND happened - k.first >= 1800000
+            AND NOT EXISTS (FROM shown i WHERE i.advertiser_id = c.advertiser_id
+                AND i.event_id = c.impression_id AND i.happened >= c.happened - 3600000
+                AND i.happened <= c.happened + 10000 AND i.happened < c.h + {hour})
+        UNION ALL SELECT source, position, 'sivt_click_injection', 'SIVT', {of_publisher}, 2000
+        FROM hours c WHERE counted AND event_type = 'conversion' AND EXISTS (
+            FROM clicked k WHERE k.advertiser_id = c.advertiser_id AND k.event_id = c.click_id
+                AND c.happened - k.happened BETWEEN 0 AND 1999
+                AND (c.happened % 60000 > 0 OR k.happened % 60000 > 0)
+                AND c.content_hash != k.content_hash)
+        UNION ALL SELECT source, position, 'sivt_click_flooding', 'SIVT', 'publisher',
+            publisher_id, {flood}
+        FROM hours WHERE counted AND publisher_id IS NOT NULL
+        WINDOW p AS (PARTITION BY advertiser_id, h, publisher_id)
+        QUALIFY event_type = 'click'
+            AND sum((event_type = 'conversion')::INT) OVER (PARTITION BY advertiser_id, h) > 0
+            AND sum((event_type = 'click')::INT) OVER p
+                > {flood} * greatest(1, sum((event_type = 'conversion')::INT) OVER p);
+        """
+    )
+    return connection.execute(
+        """
+        SELECT h, w, advertiser_id, rule, ivt_class, subject_type, subject, count(*), threshold
+        FROM hits JOIN hours USING (source, position) GROUP BY ALL ORDER BY ALL
+        """
+    ).fetchall()
+
+
+def net(
+    connection: duckdb.DuckDBPyConnection, seconds: int, dimensions: Sequence[str] = ()
+) -> list[tuple[object, ...]]:
+    """Keys as :func:`summaries`, then :data:`NET`, after :func:`look_back`."""
+    keys = ", ".join(
+        [f"w // {seconds * 1000} * {seconds * 1000} AS start", "advertiser_id", *dimensions]
+    )
+    kinds = ("impression", "click", "conversion")
+    states = (("givt", "invalid"), ("sivt", "suspect"), ("net", "counted AND NOT bad"))
+    sums = ", ".join(
+        measure
+        for _, state in states
+        for measure in (
+            *(f"sum((event_type = '{kind}' AND {state})::INT)::BIGINT" for kind in kinds),
+            f"sum(CASE WHEN {state} THEN coalesce(cost, 0) ELSE 0 END)::BIGINT",
+        )
+    )
+    return connection.execute(
+        f"""
+        WITH classes AS (
+            SELECT source, position, bool_or(ivt_class = 'GIVT') AS general FROM hits GROUP BY ALL
+        ), verdicts AS (
+            SELECT h.*, counted AND (givt OR coalesce(general, false)) AS invalid,
+                counted AND NOT givt AND NOT coalesce(general, true) AS suspect,
+                givt OR general IS NOT NULL AS bad
+            FROM hours h LEFT JOIN classes USING (source, position)
+        )
+        SELECT {keys}, money, {sums} FROM verdicts GROUP BY ALL ORDER BY ALL
+        """
+    ).fetchall()
 
 
 def _count(

@@ -11,11 +11,48 @@ import polars_hash as plh
 import pyarrow as pa
 
 from adtally.io import schema
+from adtally.transforms.rules.history import LOOK_BACK_MS, RECENT_MS
 from adtally.transforms.rules.ruleset import ALLOWED, ALLOWED_BIT, EVENT_RULES, Ruleset
 from adtally.transforms.windows import Ranges, utc, within
 
 SHARDS: Final = 16
 """Groups per window. Each costs some milliseconds, and holds its share of a window in memory."""
+
+
+@dataclass(frozen=True)
+class HistoryCut:
+    """History windows, for which events that come before them are sent along.
+
+    Attributes:
+        window_ms: a history window, a multiple of the base window.
+        beam_window_ms: a multiple of it, within which nothing has to be sent along.
+    """
+
+    window_ms: int
+    beam_window_ms: int
+
+    def start(self, occurred: pl.Expr) -> pl.Expr:
+        """Of the history window, in milliseconds."""
+        return occurred // self.window_ms * self.window_ms
+
+    def knows(self, occurred: pl.Expr, event_type: pl.Expr, base_window_ms: int) -> pl.Expr:
+        """Whether the next history window knows of an event: see ``rules.history``.
+
+        Args:
+            occurred: milliseconds.
+            event_type: index in ``schema.EVENT_TYPES``.
+            base_window_ms: of which all copies of an event are known, or none.
+        """
+        shown = (event_type == _IMPRESSION) & (occurred >= self._next(occurred) - LOOK_BACK_MS)
+        return shown | self.knows_whole(occurred, event_type, base_window_ms)
+
+    def knows_whole(self, occurred: pl.Expr, event_type: pl.Expr, base_window_ms: int) -> pl.Expr:
+        """Whether it knows all columns that rules see, and not only that it happened."""
+        recent = (self._next(occurred) - RECENT_MS) // base_window_ms * base_window_ms
+        return (event_type != _CONVERSION) & (occurred >= recent)
+
+    def _next(self, occurred: pl.Expr) -> pl.Expr:
+        return self.start(occurred) + self.window_ms
 
 
 @dataclass(frozen=True)
@@ -32,6 +69,7 @@ class SliceSpec:
         ranges: only events of one of these ``[from, to)``, in milliseconds, count; empty for all.
         keep_position: carry a hash of the record's address, so that a row which the log holds
             twice is not taken for a duplicate event.
+        history: cut what history windows need, too; None where no rule looks that far.
         allow: has the users and addresses that no rule judges. None where events carry pseudonyms,
             and were marked when they were decoded.
     """
@@ -44,6 +82,7 @@ class SliceSpec:
     ranges: Ranges = ()
     keep_position: bool = False
     allow: Ruleset | None = None
+    history: HistoryCut | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +96,17 @@ class Slice:
 
 @dataclass(frozen=True)
 class Sliced:
-    """Slices, the late events (``EVENT_SCHEMA`` and ``window_start``), and those out of range."""
+    """What became of a batch of events.
+
+    Attributes:
+        slices: events that count.
+        context: those of them that the history windows after theirs know of.
+        late: late events (``EVENT_SCHEMA`` and ``window_start``).
+        out_of_range: how many are in no range.
+    """
 
     slices: list[Slice]
+    context: list[Slice]
     late: pa.Table
     out_of_range: int
 
@@ -79,8 +126,10 @@ def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.
         pa.field("creative_hash", pa.int32()),
         pa.field("ip", pa.string()),
         pa.field("user_id", pa.string()),
+        pa.field("impression_id", pa.string()),
+        pa.field("click_id", pa.string()),
         pa.field("ivt", pa.int8()),
-        *(pa.field(name, pa.string()) for name in dimensions),
+        *(pa.field(name, pa.string()) for name in dict.fromkeys([*dimensions, "publisher_id"])),
     ]
     if keep_position:
         fields.append(pa.field("position_hash", pa.int64()))
@@ -90,32 +139,70 @@ def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.
 def slice_events(events: pa.Table, spec: SliceSpec) -> Sliced:
     """Cut a batch of events (``EVENT_SCHEMA``) into slices; nothing is lost between the outputs."""
     frame = pl.DataFrame(pl.from_arrow(events))
-    occurred = pl.col("occurred_at").dt.epoch("ms")
-    window = (occurred // spec.base_window_ms) * spec.base_window_ms
+    window = _OCCURRED // spec.base_window_ms * spec.base_window_ms
     late = pl.lit(False)
     if spec.allowed_lateness_ms is not None:
         deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
         received = pl.max_horizontal("received_at", "arrived_at").dt.epoch("ms")
         late = (received > deadline).fill_null(False)
-    ranged = frame.filter(within(occurred, occurred + 1, spec.ranges)) if spec.ranges else frame
-    is_late = ranged.select(late.alias("late")).to_series()
-    late_frame, counted = ranged.clear(), ranged
-    if is_late.any():
-        late_frame, counted = ranged.filter(is_late), ranged.filter(~is_late)
-    late_table = late_frame.with_columns(utc(window).alias("window_start"))
+    inside = within(_OCCURRED, _OCCURRED + 1, spec.ranges) if spec.ranges else pl.lit(True)
+    marked = frame.with_columns(late.alias("late"), inside.alias("inside"))
+    late_frame, counted = marked.clear(), marked
+    if marked["late"].any() or not marked["inside"].all():
+        late_frame = marked.filter("late", "inside")
+        counted = marked.filter(~pl.col("late") & pl.col("inside"))
+    late_table = late_frame.drop("late", "inside").with_columns(utc(window).alias("window_start"))
     return Sliced(
-        list(_cut(counted, spec)),
+        list(_cut(counted, spec, _OCCURRED // spec.beam_window_ms * spec.beam_window_ms)),
+        list(_context(marked, spec)),
         late_table.to_arrow(compat_level=pl.CompatLevel.newest()),
-        frame.height - ranged.height,
+        frame.height - counted.height - late_frame.height,
     )
 
 
-def _cut(frame: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
+def _context(marked: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
+    """What the history windows after theirs know of events."""
+    history = spec.history
+    if history is None:
+        return
+    after = history.start(_OCCURRED) + history.window_ms
+    wanted = within(after, after + history.window_ms, spec.ranges) if spec.ranges else pl.lit(True)
+    own, theirs = (at // history.beam_window_ms for at in (_OCCURRED, after))
+    apart = (own != theirs) | ~pl.col("inside")
+    known = marked.filter(
+        ~pl.col("late")
+        & wanted
+        & apart
+        & history.knows(_OCCURRED, _EVENT_TYPE, spec.base_window_ms)
+    )
+    whole = history.knows_whole(pl.col("occurred_at"), pl.col("event_type"), spec.base_window_ms)
+    yield from _cut(known, spec, theirs * history.beam_window_ms, whole)
+
+
+def _cut(
+    frame: pl.DataFrame, spec: SliceSpec, at: pl.Expr, whole: pl.Expr | None = None
+) -> Iterator[Slice]:
+    """Events by Beam window, which begins ``at``, and shard.
+
+    Args:
+        frame: events.
+        spec: how to cut.
+        at: milliseconds.
+        whole: of a slice's columns: of which events all are needed; None for all events.
+    """
     if not frame.height:
         return
     target = narrow_schema(spec.dimensions, spec.keep_position)
     allowed = pl.lit(False) if spec.allow is None else pl.lit(spec.allow.allowed(frame))
-    narrow = frame.select(_narrow(spec, allowed))
+    narrow = frame.select(at.alias("beam_window"), *_narrow(spec, allowed))
+    if whole is not None:
+        narrow = narrow.with_columns(
+            _only(whole, field.name)
+            if field.type == pa.string()
+            else pl.when(whole).then(field.name).otherwise(0).alias(field.name)
+            for field in target
+            if field.name not in _BARE
+        )
     for (start, shard), part in narrow.partition_by(
         ["beam_window", "shard"], as_dict=True, maintain_order=True, include_key=False
     ).items():
@@ -123,17 +210,28 @@ def _cut(frame: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
         yield Slice(int(shard), int(start), table)
 
 
+_BARE: Final = ("advertiser_id", "event_type", "event_id", "occurred_at")
+"""Columns of an event of which only is known that it happened."""
+
+_OCCURRED: Final = pl.col("occurred_at").dt.epoch("ms")
+_EVENT_TYPE: Final = pl.col("event_type").replace_strict(
+    {name: index for index, name in enumerate(schema.EVENT_TYPES)}, return_dtype=pl.Int8
+)
+_IMPRESSION: Final = schema.EVENT_TYPES.index("impression")
+_CONVERSION: Final = schema.EVENT_TYPES.index("conversion")
+
+
 def _narrow(spec: SliceSpec, allowed: pl.Expr) -> list[pl.Expr]:
-    occurred = pl.col("occurred_at").dt.epoch("ms")
     is_click = pl.col("event_type") == "click"
-    types = {name: index for index, name in enumerate(schema.EVENT_TYPES)}
+    is_conversion = pl.col("event_type") == "conversion"
+    none = pl.lit(None, pl.String)
+    looks_back = spec.history is not None
     columns = [
-        (occurred // spec.beam_window_ms * spec.beam_window_ms).alias("beam_window"),
         (plh.col("advertiser_id").nchash.xxh3_64() % spec.shards).cast(pl.Int64).alias("shard"),
         pl.col("advertiser_id"),
-        pl.col("event_type").replace_strict(types, return_dtype=pl.Int8),
+        _EVENT_TYPE,
         pl.col("event_id"),
-        occurred.alias("occurred_at"),
+        _OCCURRED,
         pl.col("content_hash"),
         pl.col("currency").fill_null(schema.NO_CURRENCY),
         pl.col("cost_micros").fill_null(0),
@@ -144,10 +242,15 @@ def _narrow(spec: SliceSpec, allowed: pl.Expr) -> list[pl.Expr]:
         .then((plh.col("creative_id").nchash.xxh3_64() % (1 << 31)).cast(pl.Int32))
         .alias("creative_hash"),
         _only(is_click, "ip"),
-        _only(is_click, "user_id"),
+        pl.col("user_id") if looks_back else _only(is_click, "user_id"),
+        _only(is_click, "impression_id") if looks_back else none.alias("impression_id"),
+        _only(is_conversion, "click_id") if looks_back else none.alias("click_id"),
         _verdicts(allowed).alias("ivt"),
         *(pl.col(name) for name in spec.dimensions),
     ]
+    if "publisher_id" not in spec.dimensions:
+        by_publisher = _only(is_click | is_conversion, "publisher_id")
+        columns.append(by_publisher if looks_back else none.alias("publisher_id"))
     if spec.keep_position:
         columns.append(_position_hash())
     return columns

@@ -19,11 +19,12 @@ from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
 from adtally.io.spill import Spill, take
-from adtally.transforms.slices import SliceSpec, slice_events
+from adtally.transforms.slices import Slice, SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
 
 SLICES: Final = "slices"
 LATE: Final = "late"
+CONTEXT: Final = "context"
 SUMMARIES: Final = "summaries"
 FLAGS: Final = "flags"
 TIMING: Final = "pane_timing"
@@ -98,11 +99,12 @@ class Windowing:
 
 @dataclass
 class SliceByWindow(beam.PTransform):
-    """Cut batches of events into slices; outputs ``slices`` and ``late``.
+    """Cut batches of events into slices; outputs ``slices``, ``context`` and ``late``.
 
     A slice is ``(shard, bytes)``, lies in exactly one of Beam's windows, and has a timestamp
     inside it. It is serialised here and not by a coder, because the DirectRunner decodes and
-    encodes what it groups once more. Late events come as tables with their ``window_start``.
+    encodes what it groups once more. ``context`` is what history windows know of events before
+    them, cut likewise. Late events come as tables with their ``window_start``.
 
     Attributes:
         spec: how to cut.
@@ -118,7 +120,7 @@ class SliceByWindow(beam.PTransform):
 
     def expand(self, events: Any) -> Any:
         return events | "Slice" >> beam.ParDo(_Slice(self.spec, self.spill_folder)).with_outputs(
-            LATE, main=SLICES
+            CONTEXT, LATE, main=SLICES
         ).with_output_types(tuple[int, bytes])
 
 
@@ -135,14 +137,19 @@ class _Slice(beam.DoFn):
     def process(self, events: pa.Table) -> Iterator[Any]:
         sliced = slice_events(events, self._spec)
         for part in sliced.slices:
-            element = (part.shard, self._spill.put(to_ipc(part.table)))
-            yield TimestampedValue(element, part.window_start_ms / 1000)
+            yield self._element(part, part.table)
+        for part in sliced.context:
+            yield TaggedOutput(CONTEXT, self._element(part, with_tag(part.table, **{CONTEXT: "1"})))
         if sliced.late.num_rows:
             tags = {key: tag(events, key) for key in ("block", "sequence")}
             part_name = f"{tags['block']}-{int(tags['sequence']):05d}"
             yield TaggedOutput(LATE, with_tag(sliced.late, part=part_name))
         self._late.inc(sliced.late.num_rows)
         self._outside.inc(sliced.out_of_range)
+
+    def _element(self, part: Slice, table: pa.Table) -> TimestampedValue:
+        element = (part.shard, self._spill.put(to_ipc(table)))
+        return TimestampedValue(element, part.window_start_ms / 1000)
 
     def finish_bundle(self) -> None:
         self._spill.flush()
@@ -241,6 +248,11 @@ class WithoutEarly(beam.PTransform):
 
 def _not_early(table: pa.Table) -> bool:
     return tag(table, TIMING) != EARLY
+
+
+def is_context(table: pa.Table) -> bool:
+    """Whether a slice is what is known from before."""
+    return f"adtally.{CONTEXT}".encode() in (table.schema.metadata or {})
 
 
 def part_name(shard: int, window: Any) -> str:

@@ -19,9 +19,16 @@ from adtally.io.files import join, read_bytes
 from adtally.transforms.rules.addresses import Networks, network
 from adtally.transforms.rules.base import RuleError
 from adtally.transforms.rules.lists import Lists, read_networks, read_user_agents
-from adtally.transforms.rules.ruleset import EVENT_RULES, WINDOW_RULES, AdvertiserRules, Ruleset
+from adtally.transforms.rules.ruleset import (
+    EVENT_RULES,
+    HISTORY_RULES,
+    WINDOW_RULES,
+    AdvertiserRules,
+    Ruleset,
+)
 
-_RULES: Final[tuple[Any, ...]] = (*EVENT_RULES, *WINDOW_RULES)
+_WITH_THRESHOLD: Final[tuple[Any, ...]] = (*WINDOW_RULES, *HISTORY_RULES)
+_RULES: Final[tuple[Any, ...]] = (*EVENT_RULES, *_WITH_THRESHOLD)
 _KINDS: Final = {rule.NAME: rule for rule in _RULES}
 
 
@@ -76,6 +83,7 @@ class _File:
         return Ruleset(
             event_rules=self._rules(EVENT_RULES),
             window_rules=self._rules(WINDOW_RULES),
+            history_rules=self._rules(HISTORY_RULES),
             lists=self._lists(),
             advertisers=advertisers,
         )
@@ -118,7 +126,7 @@ class _File:
         at = ("advertisers", name)
         given = self._convert(at, _Advertiser)
         self._known((*at, "off"), dict.fromkeys(given.off), _KINDS)
-        judged = [rule.NAME for rule in WINDOW_RULES]
+        judged = [rule.NAME for rule in _WITH_THRESHOLD]
         self._known((*at, "thresholds"), given.thresholds, judged)
         for rule, value in given.thresholds.items():
             try:

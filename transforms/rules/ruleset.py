@@ -6,22 +6,27 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import polars as pl
 
 from adtally.transforms.rules.addresses import Networks
 from adtally.transforms.rules.base import FLAG_COLUMNS, EventRule, Found, Limits, WindowRule
+from adtally.transforms.rules.click_flooding import ClickFlooding
+from adtally.transforms.rules.click_injection import ClickInjection
 from adtally.transforms.rules.click_rate_ip import ClickRateIp
+from adtally.transforms.rules.click_without_impression import ClickWithoutImpression
 from adtally.transforms.rules.duplicate_click import DuplicateClick
 from adtally.transforms.rules.event_rules import (
     DatacenterIp,
     InvalidUserAgent,
     KnownBotUserAgent,
 )
+from adtally.transforms.rules.history import History, HistoryRule
 from adtally.transforms.rules.lists import Lists
 from adtally.transforms.rules.regular_interval import RegularInterval
+from adtally.transforms.rules.user_rate import ClickRateUser, ImpressionRateUser
 
 EVENT_RULES: Final[tuple[type[EventRule], ...]] = (
     KnownBotUserAgent,
@@ -37,6 +42,14 @@ ALLOWED_BIT: Final = 1 << 6
 """``ALLOWED`` in slices."""
 
 WINDOW_RULES: Final[tuple[type[WindowRule], ...]] = (DuplicateClick, ClickRateIp, RegularInterval)
+
+HISTORY_RULES: Final[tuple[type[HistoryRule], ...]] = (
+    ClickRateUser,
+    ImpressionRateUser,
+    ClickWithoutImpression,
+    ClickInjection,
+    ClickFlooding,
+)
 
 NO_FLAGS: Final = pl.DataFrame(schema={**FLAG_COLUMNS, "rule": pl.String, "ivt_class": pl.String})
 """A table of flags, empty."""
@@ -66,12 +79,14 @@ class Ruleset:
     Attributes:
         event_rules: run where events are decoded.
         window_rules: run in the tally.
+        history_rules: run over history windows.
         lists: what event rules look things up in.
         advertisers: by ``advertiser_id``, what is different for them.
     """
 
     event_rules: tuple[EventRule, ...] = tuple(rule() for rule in EVENT_RULES)
     window_rules: tuple[WindowRule, ...] = tuple(rule() for rule in WINDOW_RULES)
+    history_rules: tuple[HistoryRule, ...] = tuple(rule() for rule in HISTORY_RULES)
     lists: Lists = Lists()
     advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
 
@@ -93,12 +108,12 @@ class Ruleset:
             },
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"2-{digest[:12]}"
+        return f"3-{digest[:12]}"
 
     def _rules(self) -> tuple[Any, ...]:
-        return (*self.event_rules, *self.window_rules)
+        return (*self.event_rules, *self.window_rules, *self.history_rules)
 
-    def limits(self, rule: WindowRule) -> Limits:
+    def limits(self, rule: WindowRule | HistoryRule) -> Limits:
         """The threshold of a rule, with those of single advertisers."""
         overrides = {
             name: one.thresholds[rule.NAME]
@@ -146,11 +161,26 @@ class Ruleset:
         for rule in self.window_rules:
             found = rule.judge(self._on(clicks, rule.NAME), self.limits(rule))
             if found.rows.len():
-                named = found.flags.with_columns(
-                    rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS)
-                )
-                flags.append(named.select(NO_FLAGS.columns))
+                flags.append(_named(found, rule))
                 rows.append(found.rows)
+        return pl.concat(flags), pl.concat(rows)
+
+    def judge_history(self, history: History) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What the rules over history windows find.
+
+        Returns:
+            Flags as :meth:`judge_clicks`, and ``row`` and ``ivt_class`` of each event that a rule
+            calls invalid, some of them more than once.
+        """
+        nothing = Found.nothing().rows.to_frame().with_columns(ivt_class=pl.lit(""))
+        flags, rows = [NO_FLAGS], [nothing]
+        for rule in self.history_rules:
+            events = self._on(history.events, rule.NAME)
+            found = rule.judge(replace(history, events=events), self.limits(rule))
+            if found.rows.len():
+                flags.append(_named(found, rule))
+                named = found.rows.alias("row").to_frame()
+                rows.append(named.with_columns(ivt_class=pl.lit(rule.IVT_CLASS)))
         return pl.concat(flags), pl.concat(rows)
 
     def suspects(self, clicks: pl.DataFrame) -> pl.DataFrame:
@@ -198,3 +228,8 @@ class Ruleset:
                 known |= one.allow_ips.contain(events["ip"]).fill_null(False)
             allowed |= theirs & known
         return allowed
+
+
+def _named(found: Found, rule: WindowRule | HistoryRule) -> pl.DataFrame:
+    named = found.flags.with_columns(rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS))
+    return named.select(NO_FLAGS.columns)

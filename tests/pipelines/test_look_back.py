@@ -1,0 +1,88 @@
+"""Rules that look back, from logs and in re-tallies, row by row against SQL."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import sql_oracle
+from tests.pipelines.test_oracle import files, made_up, oracle, run, views
+
+FLOOD = 5
+RULES = f"rules.sivt_click_flooding.threshold = {FLOOD}"
+
+
+def flags(output: Path) -> list[Any]:
+    query = f"SELECT {sql_oracle.LOOK_BACK_FLAGS} FROM look_back_flags ORDER BY ALL"
+    return views(output).execute(query).fetchall()
+
+
+def net(output: Path, seconds: int, dimensions: tuple[str, ...] = ()) -> list[Any]:
+    keys = ", ".join(["epoch_ms(window_start)", "advertiser_id", *dimensions, "currency"])
+    query = f"SELECT {keys}, {sql_oracle.NET} FROM net_summaries WHERE window_seconds = {seconds}"
+    return views(output).execute(f"{query} ORDER BY ALL").fetchall()
+
+
+def backfill(tmp_path: Path, logs: Path, *more: str) -> Path:
+    output, rules = tmp_path / "out", tmp_path / "rules.toml"
+    rules.write_text(RULES)
+    run(
+        *("backfill", "--input", str(logs), "--output", str(output), "--rules", str(rules)),
+        *more,
+    )
+    return output
+
+
+@pytest.mark.parametrize(
+    ("seed", "window", "rollup", "dimensions"),
+    [
+        (31, 60, 3600, ()),
+        (32, 10, 86_400, ("campaign_id",)),
+        (33, 300, 600, ("publisher_id", "country")),
+        (34, 7200, 86_400, ()),
+    ],
+)
+def test_flags_and_net_summaries(
+    tmp_path: Path, seed: int, window: int, rollup: int, dimensions: tuple[str, ...]
+) -> None:
+    logs, _ = made_up(tmp_path, seed, hours=30)
+    arguments = ["--dimensions", ",".join(dimensions)] if dimensions else []
+    output = backfill(
+        tmp_path, logs, "--window", f"{window}s", "--rollup", f"{rollup}s", *arguments
+    )
+    sql = oracle(logs)
+    sql_oracle.summaries(sql, window, dimensions=dimensions)
+    expected = sql_oracle.look_back(sql, window, FLOOD)
+    assert flags(output) == expected
+    assert len({row[3] for row in expected}) == 5  # of every rule
+    assert net(output, window, dimensions) == sql_oracle.net(sql, window, dimensions)
+    assert net(output, rollup, dimensions) == sql_oracle.net(sql, rollup, dimensions)
+
+
+def test_a_retally_of_some_hours_judges_them_with_what_came_before(tmp_path: Path) -> None:
+    logs, _ = made_up(tmp_path, 35, hours=30)
+    output = backfill(tmp_path, logs)
+    sql = oracle(logs)
+    sql_oracle.summaries(sql, 60)
+    before = sql_oracle.look_back(sql, 60, FLOOD)
+    assert flags(output) == before
+    # From the log, late events count; nothing changes outside of the range.
+    start, end = "2026-03-01T22:00:00Z", "2026-03-02T02:00:00Z"
+    run(
+        *("backfill", "--input", str(output / "events"), "--output", str(output)),
+        *("--from", start, "--to", end),
+    )
+    sql_oracle.summaries(sql, 60, late_too=True)
+    after = sql_oracle.look_back(sql, 60, FLOOD)
+    low, high = 1_772_402_400_000, 1_772_416_800_000
+    expected = [row for row in before if not low <= int(str(row[0])) < high]
+    expected += [row for row in after if low <= int(str(row[0])) < high]
+    assert flags(output) == sorted(expected)
+    assert after != before
+
+
+def test_twice_leaves_the_same_files(tmp_path: Path) -> None:
+    logs, _ = made_up(tmp_path, 36)
+    first = files(backfill(tmp_path, logs) / "verdicts")
+    assert files(backfill(tmp_path, logs) / "verdicts") == first
+    assert first
