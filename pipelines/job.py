@@ -137,23 +137,21 @@ class Streaming:
     Attributes:
         id: identity of this start of the stream, part of the names of its files.
         pane_seconds: between early panes, and between late ones.
+        look_back_seconds: the same for history windows. Each pane judges all of their events
+            again, up to an hour of them: some 2 s of work for a million.
         flush_seconds: the longest that events and rows wait to be written to files.
         writers: files of the event log that are collected side by side.
     """
 
     id: str
     pane_seconds: int = 10
+    look_back_seconds: int = 300
     flush_seconds: int = 300
     writers: int = 2
 
 
 ROLLUP_PANE_SECONDS: Final = 60
 """Between panes of a roll-up: it is made of on-time and later panes, so news is rarer."""
-
-
-HISTORY_PANE_SECONDS: Final = 300
-"""Between panes of a history window, each of which judges all of its events again: up to an hour of
-them, some 2 s of work for a million."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +280,8 @@ class Job:
     @property
     def history_windowing(self) -> Windowing:
         """Beam's windows for rules that look back."""
-        return self._windowing(self.settings.history_seconds, HISTORY_PANE_SECONDS)
+        pane_seconds = 0 if self.streaming is None else self.streaming.look_back_seconds
+        return self._windowing(self.settings.history_seconds, pane_seconds)
 
     def windowing(self, window_seconds: int) -> Windowing:
         """Beam's windows for computing summaries of ``window_seconds``.

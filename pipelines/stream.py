@@ -60,6 +60,7 @@ class StreamRequest:
     mapping: Mapping = field(default_factory=identity_mapping)
     elasticsearch: ElasticsearchConfig | None = None
     pane_seconds: int = 10
+    look_back_seconds: int = 300
     flush_seconds: int = 300
     writers: int = 2
     resume: bool = True
@@ -89,6 +90,7 @@ def prepare(request: StreamRequest) -> Job:
         streaming=Streaming(
             id=f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}",
             pane_seconds=request.pane_seconds,
+            look_back_seconds=request.look_back_seconds,
             flush_seconds=request.flush_seconds,
             writers=request.writers,
         ),

@@ -80,6 +80,13 @@ stream_options = options(
         help="Between early panes, and between late ones.",
     ),
     click.option(
+        "--look-back-every",
+        type=Duration(),
+        default=300,
+        show_default=True,
+        help="As --pane-every, for the rules that look back: each pane judges up to an hour again.",
+    ),
+    click.option(
         "--flush-every",
         type=Duration(),
         default=300,
@@ -164,6 +171,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         mapping=load_mapping(given["mapping"]) if given["mapping"] else identity_mapping(),
         elasticsearch=elastic,
         pane_seconds=given["pane_every"],
+        look_back_seconds=given["look_back_every"],
         flush_seconds=given["flush_every"],
         writers=given["writers"],
         resume=given["start"] is None and not given["flink_savepoint"],

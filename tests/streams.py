@@ -178,6 +178,29 @@ def stored_flags(output: Path) -> list[Any]:
     return views(output).execute(f"SELECT {sql_oracle.FLAGS} FROM flags ORDER BY ALL").fetchall()
 
 
+def expected_look_back(sql: duckdb.DuckDBPyConnection, logs: Path) -> list[Any]:
+    """Flags of rules that look back, of the hour that logs were made for, by the oracle.
+
+    The hour after it, which some conversions are in, may not have ended yet.
+    """
+    hour = _hour(logs)
+    return [row for row in sql_oracle.look_back(sql, 60) if row[0] == hour]
+
+
+def stored_look_back(output: Path, logs: Path) -> list[Any]:
+    """The same through the views."""
+    query = f"SELECT {sql_oracle.LOOK_BACK_FLAGS} FROM look_back_flags ORDER BY ALL"
+    rows = views(output).execute(query).fetchall()
+    return [row for row in rows if row[0] == _hour(logs)]
+
+
+def _hour(logs: Path) -> int:
+    """Start of the hour of the first file (ms)."""
+    first = min(path.relative_to(logs).as_posix()[:13] for path in logs.rglob("*.jsonl*"))
+    hour = datetime.datetime.strptime(first, "%Y-%m-%d/%H").replace(tzinfo=datetime.UTC)
+    return round(hour.timestamp() * 1000)
+
+
 def in_log(output: Path) -> list[Any]:
     """Events in the log, each record once; without what tells the ways in apart."""
     query = """SELECT advertiser_id, event_type, event_id, epoch_ms(occurred_at),

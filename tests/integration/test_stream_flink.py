@@ -19,7 +19,10 @@ from tests import canned_kinesis, sql_oracle, streams
 from tests.nodes import started_flink
 
 EVENTS = 6_000
-QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s")
+QUICK = (
+    *("--watermark-lag", "2s", "--pane-every", "2s", "--look-back-every", "2s"),
+    *("--flush-every", "5s"),
+)
 SETTINGS = ("--allowed-lateness", f"{streams.LATENESS_SECONDS}s")
 
 
@@ -43,6 +46,7 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     sql = streams.oracle(logs)
     expected = sql_oracle.summaries(sql, 60)
     flags = sql_oracle.flags(sql)
+    look_back = streams.expected_look_back(sql, logs)
     live = tmp_path / "live"
 
     def start(*more: str) -> None:
@@ -99,6 +103,7 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     )
     _soon(lambda: streams.stored(live) == expected, flink, "Parquet equals SQL")
     _soon(lambda: streams.stored_flags(live) == flags, flink, "flags equal SQL")
+    _soon(lambda: streams.stored_look_back(live, logs) == look_back, flink, "verdicts equal SQL")
     assert len(streams.in_log(live)) == sql.execute("SELECT count(*) FROM events").fetchone()[0]
 
 

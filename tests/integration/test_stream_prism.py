@@ -16,7 +16,10 @@ from tests import sql_oracle, streams
 EVENTS = 6_000
 FLUSH_SECONDS = 5
 WRITERS = 2
-QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", f"{FLUSH_SECONDS}s")
+QUICK = (
+    *("--watermark-lag", "2s", "--pane-every", "2s", "--look-back-every", "2s"),
+    *("--flush-every", f"{FLUSH_SECONDS}s"),
+)
 SETTINGS = ("--allowed-lateness", f"{streams.LATENESS_SECONDS}s", "--rollup", "1h")
 
 
@@ -46,6 +49,8 @@ def test_stream_equals_backfill_and_sql(
     sql = streams.oracle(logs)
     expected = sql_oracle.summaries(sql, 60)
     flags = sql_oracle.flags(sql)
+    look_back = streams.expected_look_back(sql, logs)
+    assert look_back
 
     backfilled = tmp_path / "backfilled"
     run("backfill", "--input", str(logs), "--output", str(backfilled), *SETTINGS)
@@ -56,6 +61,7 @@ def test_stream_equals_backfill_and_sql(
     run("stream", *where, "--output", str(bounded), *SETTINGS, "--stop-at", "LATEST")
     assert streams.stored(bounded) == expected
     assert streams.stored_flags(bounded) == flags
+    assert streams.stored_look_back(bounded, logs) == look_back
     assert streams.in_log(bounded) == streams.in_log(backfilled)
 
     live = tmp_path / "live"
@@ -76,6 +82,9 @@ def test_stream_equals_backfill_and_sql(
             raise AssertionError(f"{error}\n{log.read_text()[-5000:]}") from error
         assert streams.searchable(elasticsearch_node.url, "prism") == expected
         streams.until(lambda: streams.stored_flags(live) == flags, 30, "flags equal SQL")
+        streams.until(
+            lambda: streams.stored_look_back(live, logs) == look_back, 60, "verdicts equal SQL"
+        )
         assert streams.in_log(live) == streams.in_log(backfilled)
         advertisers = "SELECT count(DISTINCT advertiser_id) FROM event_rows"
         assert streams.views(live).execute(advertisers).fetchall()[0][0] > 1_000
