@@ -140,12 +140,12 @@ def _in_three_minutes(
     first: int,
     type_: int,
 ) -> pl.DataFrame:
-    robots = max(1, config.events // 40_000)
-    robot = np.repeat(np.arange(robots), EAGER_EVENTS)
-    begin = config.start_ms + rng.integers(0, config.hours * 60, robots) * MINUTE_MS
-    times = begin[robot] + rng.integers(0, EAGER_MS, len(robot))
+    pairs = max(1, config.events // 80_000)  # two at once on the same advertiser
+    robot = np.repeat(np.arange(2 * pairs), EAGER_EVENTS)
+    begin = config.start_ms + rng.integers(0, config.hours * 60, pairs) * MINUTE_MS
+    times = begin[robot // 2] + rng.integers(0, EAGER_MS, len(robot))
     places = np.arange(len(robot)) % 60
-    advertisers = (robot * 29 + 4) % config.advertisers
+    advertisers = (robot // 2 * 29 + 4) % config.advertisers
     agents = _agents(robot)
     types = np.full(len(robot), type_, np.int8)
     return _robots(people, kind, robot + first, times, advertisers, agents, places, types)

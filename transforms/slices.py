@@ -210,7 +210,7 @@ def _cut(
         yield Slice(int(shard), int(start), table)
 
 
-_BARE: Final = ("advertiser_id", "event_type", "event_id", "occurred_at")
+_BARE: Final = ("advertiser_id", "event_type", "event_id", "occurred_at", "position_hash")
 """Columns of an event of which only is known that it happened."""
 
 _OCCURRED: Final = pl.col("occurred_at").dt.epoch("ms")

@@ -61,13 +61,11 @@ class _UserRate(HistoryRule, abc.ABC):
 
 def _over(ordered: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Events that are more than the threshold's number within the three minutes that they end."""
-    begins = ordered.select(pl.struct(_USER).rle_id().alias("user")).select(
-        pl.int_range(pl.len()).min().over("user")
-    )
+    begins = ordered.with_row_index("at").select(pl.col("at").min().over(_USER)).to_series()
     row = np.arange(ordered.height)
     earlier = row - ordered.select(limits.of(pl.col("advertiser_id"))).to_series().to_numpy()
     times = ordered["occurred_at"].to_numpy()
-    same_user = earlier >= begins.to_series().to_numpy()
+    same_user = earlier >= begins.to_numpy()
     within = times - times[np.maximum(earlier, 0)] < RATE_MS
     return ordered.filter(pl.Series(same_user & within, dtype=pl.Boolean))
 
