@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -233,7 +234,7 @@ def _closed(ranges: Ranges, files: Sequence[LogFile], settings: Settings) -> Ran
 
 def aligned(ranges: Sequence[tuple[int, int]], settings: Settings) -> Ranges:
     """Ranges widened to whole windows of every size that the output has, and joined."""
-    step = max(HOUR_MS, 1000 * settings.longest_seconds)
+    step = math.lcm(HOUR_MS, 1000 * settings.common_seconds)
     joined: list[tuple[int, int]] = []
     for start, end in sorted((low // step * step, -(-high // step) * step) for low, high in ranges):
         if joined and start <= joined[-1][1]:

@@ -104,10 +104,10 @@ class Settings:
         return bool(self.ruleset.history_rules)
 
     @property
-    def longest_seconds(self) -> int:
-        """The longest window that is computed: those inside it are final before it is."""
+    def common_seconds(self) -> int:
+        """At multiples of this, windows of every size begin."""
         history = [self.history_seconds] if self.looks_back else []
-        return max(self.window_seconds, *self.rollup_seconds, *history, 0)
+        return math.lcm(self.window_seconds, *self.rollup_seconds, *history)
 
     @property
     def fingerprint(self) -> dict[str, object]:

@@ -167,11 +167,17 @@ def resume_ms(output: str, settings: Settings) -> int | None:
     reached = reached_ms(output)
     if reached is None:
         return None
-    open_ms = (settings.longest_seconds + settings.allowed_lateness_seconds) * 1000
-    start_ms = reached - open_ms - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
-    window_ms = settings.longest_seconds * 1000
-    context_ms = LOOK_BACK_MS if settings.looks_back else 0
-    return max(0, start_ms // window_ms * window_ms - context_ms)
+    known_ms = reached - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
+
+    def oldest_open_ms(window_seconds: int) -> int:
+        window_ms = window_seconds * 1000
+        open_ms = known_ms - window_ms - settings.allowed_lateness_seconds * 1000
+        return open_ms // window_ms * window_ms
+
+    start_ms = oldest_open_ms(max(settings.window_seconds, *settings.rollup_seconds, 0))
+    if settings.looks_back:
+        start_ms = min(start_ms, oldest_open_ms(settings.history_seconds) - LOOK_BACK_MS)
+    return max(0, start_ms)
 
 
 def _shown(start_ms: int) -> str:

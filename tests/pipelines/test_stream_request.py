@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,11 @@ from adtally.pipelines.stream import (
     settled_reads,
 )
 from adtally.pipelines.stream_cli import attend, line, request_of
+from adtally.transforms.rules.ruleset import Ruleset
 from tests.io.test_views import EVENT_SCHEMA, table
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+NEAR = Ruleset(history_rules=())  # no rule looks back
 ARRIVED = 1_772_366_400_000 + 12_345  # 2026-03-01T12:00:12.345Z
 ARN = "arn:aws:kinesis:eu-central-1:123456789012:stream/events"
 
@@ -268,7 +271,7 @@ def test_a_shard_that_is_gone_for_long_does_not_hold_reading_back(tmp_path: Path
 
 
 def test_reading_begins_before_every_roll_up_that_was_open(output: Path) -> None:
-    start_ms = resume_ms(str(output), Settings(rollup_seconds=(3600, 86_400)))
+    start_ms = resume_ms(str(output), Settings(rollup_seconds=(3600, 86_400), ruleset=NEAR))
     assert start_ms is not None
     assert start_ms % DAY == 0
     assert start_ms <= ARRIVED - DAY - HOUR
@@ -288,7 +291,7 @@ def test_a_log_that_is_written_too_seldom_is_refused(tmp_path: Path) -> None:
 def test_reading_begins_before_every_window_that_was_open(
     output: Path, window: int, lateness: int
 ) -> None:
-    settings = Settings(window_seconds=window, allowed_lateness_seconds=lateness)
+    settings = Settings(window_seconds=window, allowed_lateness_seconds=lateness, ruleset=NEAR)
     start_ms = resume_ms(str(output), settings)
     assert start_ms is not None
     assert start_ms % (window * 1000) == 0
@@ -296,6 +299,13 @@ def test_reading_begins_before_every_window_that_was_open(
     oldest_open = known_ms - (window + lateness) * 1000
     assert start_ms <= oldest_open
     assert start_ms > oldest_open - window * 1000
+    # Rules that look back: their window, an hour or more, and the hour before it.
+    looking_ms = resume_ms(str(output), replace(settings, ruleset=Ruleset()))
+    assert looking_ms is not None
+    history = max(HOUR, window * 1000)
+    oldest_open = known_ms - history - lateness * 1000
+    assert oldest_open - history - HOUR < looking_ms <= oldest_open - HOUR
+    assert looking_ms % HOUR == 0
 
 
 def test_reading_begins_not_before_the_epoch(tmp_path: Path) -> None:
