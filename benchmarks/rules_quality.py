@@ -19,12 +19,13 @@ from adtally.io.synthetic_logs import generate
 from adtally.pipelines.cli import cli
 
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "1000000"))
-ROBOTS = "('bot', 'rhythm', 'crawler', 'again')"
+ROBOTS = "('bot', 'rhythm', 'crawler', 'again', 'eager', 'viewer', 'bare', 'injected')"
 
 # Events that are no copies and came in time, each with the flags on it.
 VERDICTS = """
 CREATE TABLE truth AS
-SELECT event_id, advertiser_id, event_type, kind, user_id, ip, minute, row_number() OVER (
+SELECT event_id, advertiser_id, event_type, kind, user_id, ip, minute, occurred_at,
+    row_number() OVER (
     PARTITION BY advertiser_id, event_type, user_id, creative_id, minute ORDER BY occurred_at
 ) AS nth
 FROM read_parquet('{folder}/truth/events.parquet')
@@ -38,12 +39,31 @@ FROM truth t JOIN flags f ON f.advertiser_id = t.advertiser_id
     AND epoch_ms(f.window_start) = t.minute AND t.event_type = 'click'
     AND f.subject = if(f.subject_type = 'user', t.user_id, t.ip)
 WHERE f.subject_type != 'advertiser' AND (f.rule != 'givt_duplicate_click' OR t.nth > 1);
+-- Rules that look back: a user's last events of a minute are those beyond the rate; other flags
+-- name a sample of events, mostly all of them.
+CREATE TABLE by_look_back AS
+SELECT t.event_id, t.event_type, t.kind, f.rule, f.advertiser_id, f.flagged_at, f.subject
+FROM look_back_flags f JOIN truth t ON t.advertiser_id = f.advertiser_id
+    AND t.minute = epoch_ms(f.flagged_at) AND t.user_id = f.subject
+    AND t.event_type = split_part(f.rule, '_', 2)
+WHERE f.subject_type = 'user'
+QUALIFY row_number() OVER (
+    PARTITION BY f.rule, t.advertiser_id, t.user_id, t.minute ORDER BY t.occurred_at DESC
+) <= f.count
+UNION ALL
+SELECT t.event_id, t.event_type, t.kind, f.rule, f.advertiser_id, f.flagged_at, f.subject
+FROM (SELECT *, unnest(evidence) AS event_id FROM look_back_flags) f
+JOIN truth t ON t.advertiser_id = f.advertiser_id AND t.event_id = f.event_id
+    AND t.minute = epoch_ms(f.flagged_at)
+WHERE f.subject_type != 'user';
 """
 
 PRECISION = f"""
 SELECT rule, count(*) AS flags, avg(robot::INT) AS precision FROM (
     SELECT rule, bool_or(kind IN {ROBOTS}) AS robot FROM by_subject
     GROUP BY rule, advertiser_id, window_start, subject
+    UNION ALL SELECT rule, bool_or(kind IN {ROBOTS}) FROM by_look_back
+    GROUP BY rule, advertiser_id, flagged_at, subject
     UNION ALL SELECT rule, kind IN {ROBOTS} FROM by_event
 ) GROUP BY rule ORDER BY rule
 """
@@ -53,6 +73,7 @@ SELECT kind, count(*) AS events, avg((found.event_id IS NOT NULL)::INT) AS recal
 FROM truth LEFT JOIN (
     SELECT DISTINCT event_id, event_type FROM
     (FROM (SELECT event_id, event_type FROM by_subject)
+     UNION ALL SELECT event_id, event_type FROM by_look_back
      UNION ALL SELECT event_id, event_type FROM by_event)
 ) found USING (event_id, event_type)
 GROUP BY kind ORDER BY kind

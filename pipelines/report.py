@@ -101,10 +101,16 @@ def show(report: Report, console: Console) -> None:
             ("  late", get("events_late"), "in the log; a re-tally counts them"),
         ]
         if get("events_out_of_range"):
-            rows.append(("  out of range", get("events_out_of_range"), "outside --from and --to"))
+            note = "outside --from and --to" + ("; rules look back at them" * report.retally)
+            rows.append(("  out of range", get("events_out_of_range"), note))
         if get("log_copies"):
             rows.append(("  copies in the log", get("log_copies"), "rows stored twice; no events"))
         rows.append(("invalid clicks (GIVT)", get("givt_clicks"), f"{get('flags'):,} flags"))
+        if get("look_back_flags"):
+            suspected = get("look_back_sivt_clicks") + get("look_back_sivt_conversions")
+            note = f"{get('look_back_flags'):,} flags of rules that look back"
+            rows.append(("  GIVT clicks more", get("look_back_givt_clicks"), note))
+            rows.append(("suspected (SIVT)", suspected, "clicks and conversions"))
     if "documents_written" in report.counters:
         dead = get("documents_dead")
         note = f"{get('documents_superseded'):,} newer there already, {dead:,} refused"
@@ -118,7 +124,7 @@ def show(report: Report, console: Console) -> None:
 
 def _events_note(report: Report) -> str:
     if report.retally:
-        return "= counted + duplicates + copies, from the log"
+        return "= counted + duplicates + copies + out of range, from the log"
     if not report.tallied:
         return "appended to the log"
     return "= counted + duplicates + late; as many rows in the log"

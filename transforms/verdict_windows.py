@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import polars as pl
 import pyarrow as pa
 
 from adtally.io.arrow import from_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.spill import take
-from adtally.transforms.tally_windows import Counters, Windowing, is_context, pane_tags, part_name
+from adtally.transforms.tally_windows import (
+    TIMING,
+    Counters,
+    Windowing,
+    is_context,
+    pane_tags,
+    part_name,
+)
 from adtally.transforms.verdicts import VerdictSpec, judge_history
 
 
@@ -21,7 +29,8 @@ class JudgeHistory(beam.PTransform):
     """Group slices and their context by shard and history window; gives tables of verdicts.
 
     The input is what :class:`~adtally.transforms.tally_windows.SliceByWindow` gives: ``slices`` and
-    ``context``, as one collection.
+    ``context``, as one collection. Counts ``look_back_panes_TIMING`` and, where no pane repeats
+    another, ``look_back_flags`` and what they add: ``look_back_givt_clicks`` and so on.
     """
 
     spec: VerdictSpec
@@ -58,6 +67,15 @@ class _Judge(beam.DoFn):
         slices = [table for table in tables if not is_context(table)]
         verdicts = judge_history(slices, context, self._spec)
         tags = pane_tags(pane)
+        self._count.add(f"look_back_panes_{tags[TIMING]}", 1)
         if verdicts.num_rows:
             yield with_tag(verdicts, part=part_name(shard, window), **tags)
-        self._count.add("history_panes", 1)
+            if not self._spec.keep_empty:
+                self._add_up(verdicts)
+
+    def _add_up(self, verdicts: pa.Table) -> None:
+        frame = pl.DataFrame(pl.from_arrow(verdicts))
+        self._count.add("look_back_flags", int(frame["flags"].list.len().sum()))
+        added = frame["adjustments"].explode().drop_nulls().struct.unnest()
+        for name in ("givt_clicks", "sivt_clicks", "sivt_conversions"):
+            self._count.add(f"look_back_{name}", int(added[name].sum()) if added.height else 0)
