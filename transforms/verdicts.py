@@ -67,12 +67,12 @@ def judge_history(
         return target.empty_table()
     seen = _events(slices, context, spec)
     judgeable = seen.filter(pl.col("counted") & ~ALLOWED_EVENT)
-    ruleset = spec.tally.ruleset
-    flags, rows = ruleset.judge_history(History(judgeable, seen, spec.cut.window_ms))
-    hit = _once(judgeable, rows)
-    known = _known(judgeable, hit, spec)
-    adjusted = _adjusted(hit.join(known, on="row", how="anti"), spec)
-    return _table(_windows(seen, spec), flags, adjusted, spec).select(target.names).cast(target)
+    flags, rows = spec.tally.ruleset.judge_history(History(judgeable, seen, spec.cut.window_ms))
+    if not rows.height and not spec.keep_empty:
+        return target.empty_table()
+    windows = _windows(seen, spec)
+    adjusted = _adjusted(_added(judgeable, rows, spec), spec)
+    return _table(windows, flags, adjusted, spec).select(target.names).cast(target)
 
 
 def _events(
@@ -98,22 +98,18 @@ def _keys(spec: VerdictSpec) -> list[str]:
     return ["advertiser_id", *spec.tally.dimensions, "currency", "window"]
 
 
-def _once(events: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Events that a rule calls invalid, with whether one of the rules is GIVT."""
+def _added(events: pl.DataFrame, rows: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
+    """Events that these rules call invalid and the summaries do not; ``general`` where GIVT."""
     classes = rows.group_by("row").agg((pl.col("ivt_class") == GIVT).any().alias("general"))
-    return events.join(classes, on="row")
-
-
-def _known(events: pl.DataFrame, hit: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
-    """The ``row`` of events that summaries call invalid, among those that were hit."""
+    hit = events.filter(pl.col("row").is_in(rows["row"].implode())).join(classes, on="row")
     if not hit.height:
-        return hit.select("row")
+        return hit
     windows = hit.select("advertiser_id", "window").unique()
     clicks = events.filter(pl.col("judged") & (pl.col("event_type") == CLICK))
     _, invalid = spec.tally.ruleset.judge_clicks(
         clicks.join(windows, on=["advertiser_id", "window"], how="semi")
     )
-    return pl.concat([hit.filter(BROKEN)["row"], invalid.cast(hit.schema["row"])]).to_frame("row")
+    return hit.filter(~BROKEN & ~pl.col("row").is_in(invalid.implode()))
 
 
 def _adjusted(hit: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:

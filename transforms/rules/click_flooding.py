@@ -42,6 +42,8 @@ class ClickFlooding(HistoryRule):
 
     def judge(self, history: History, limits: Limits) -> Found:
         """See :class:`adtally.transforms.rules.history.HistoryRule`."""
+        if history.events.select((pl.col("event_type") == _CLICK).sum()).item() <= limits.lowest:
+            return Found.nothing()
         hour = ["advertiser_id", "history"]
         known = history.events.lazy().filter("judged", pl.col("publisher_id").is_not_null())
         counts = known.group_by(*hour, "publisher_id").agg(
@@ -50,7 +52,9 @@ class ClickFlooding(HistoryRule):
         )
         tracked = pl.col("conversions").sum().over(hour) > 0
         most = limits.of(pl.col("advertiser_id")) * pl.max_horizontal("conversions", 1)
-        floods = counts.filter(tracked & (pl.col("clicks") > most))
+        floods = counts.filter(tracked & (pl.col("clicks") > most)).collect()
+        if not floods.height:
+            return Found.nothing()
         clicks = known.filter(pl.col("event_type") == _CLICK)
-        invalid = clicks.join(floods, on=[*hour, "publisher_id"], how="semi").collect()
+        invalid = clicks.join(floods.lazy(), on=[*hour, "publisher_id"], how="semi").collect()
         return found_among(by_publisher(invalid), limits)
