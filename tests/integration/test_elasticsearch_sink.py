@@ -20,6 +20,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from adtally.io import schema
 from adtally.io.elasticsearch import (
+    KINDS,
     ElasticsearchConfig,
     ElasticsearchConfigError,
     TemplatesMissing,
@@ -163,7 +164,7 @@ def test_without_templates_nothing_is_written(elasticsearch_node: ElasticsearchN
 
 def test_setup_can_be_repeated(config: ElasticsearchConfig) -> None:
     with contextlib.closing(connect(config)) as client:
-        assert len(install_templates(client, config)) == 2
+        assert len(install_templates(client, config)) == len(KINDS)
         check_templates(client, config)
 
 

@@ -1,10 +1,14 @@
 """Rules that look back, from logs and in re-tallies, row by row against SQL."""
 
+import contextlib
+import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adtally.io.elasticsearch import ElasticsearchConfig, connect
+from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from tests import sql_oracle
 from tests.pipelines.test_oracle import files, made_up, oracle, run, views
 
@@ -79,6 +83,65 @@ def test_a_retally_of_some_hours_judges_them_with_what_came_before(tmp_path: Pat
     expected += [row for row in after if low <= int(str(row[0])) < high]
     assert flags(output) == sorted(expected)
     assert after != before
+
+
+@pytest.mark.elasticsearch
+def test_documents_are_what_the_views_say_before_and_after_a_retally(
+    tmp_path: Path, elasticsearch_node: ElasticsearchNode
+) -> None:
+    logs, _ = made_up(tmp_path, 37)
+    target = ("--elasticsearch", elasticsearch_node.url, "--elasticsearch-index-prefix", "verdicts")
+    output = backfill(tmp_path, logs, *target, "--elasticsearch-setup", "--dimensions", "country")
+    first = documents(elasticsearch_node)
+    assert first == in_views(output)
+    assert len(first) > 20
+    # Without a flood in these hours, documents with nothing else go.
+    (tmp_path / "rules.toml").write_text("")
+    run(
+        *("backfill", "--input", str(output / "events"), "--output", str(output), *target),
+        *("--from", "2026-03-01T01:00:00Z", "--to", "2026-03-01T03:00:00Z"),
+        *("--dimensions", "country", "--rules", str(tmp_path / "rules.toml")),
+    )
+    second = documents(elasticsearch_node)
+    assert second == in_views(output)
+    assert len(second) < len(first)
+
+
+def in_views(output: Path) -> list[Any]:
+    query = """
+        SELECT epoch_ms(window_start), advertiser_id, version, ruleset_version,
+            list_transform(flags, lambda f: [f.rule, epoch_ms(f.flagged_at)::VARCHAR, f.subject]),
+            list_transform(adjustments, lambda a: [epoch_ms(a.adjusted_at)::VARCHAR, a.country,
+                a.currency, a.givt_clicks::VARCHAR, a.sivt_clicks::VARCHAR])
+        FROM verdicts ORDER BY ALL"""
+    return views(output).execute(query).fetchall()
+
+
+def documents(node: ElasticsearchNode) -> list[Any]:
+    config = ElasticsearchConfig((node.url,), "verdicts")
+    with contextlib.closing(connect(config)) as client:
+        client.indices.refresh(index="verdicts-verdicts-*")
+        hits = client.search(index="verdicts-verdicts-*", size=10_000)["hits"]["hits"]
+        nested = {"nested": {"path": "flags", "query": {"prefix": {"flags.rule": "sivt_"}}}}
+        assert client.count(index="verdicts-verdicts-*", query=nested)["count"] > 0
+    rows = []
+    for hit in hits:
+        row = hit["_source"]
+        flags = [[f["rule"], str(ms(f["flagged_at"])), f["subject"]] for f in row["flags"]]
+        adjustments = [
+            [
+                *(str(ms(a["adjusted_at"])), a["country"], a["currency"]),
+                *(str(a["givt_clicks"]), str(a["sivt_clicks"])),
+            ]
+            for a in row["adjustments"]
+        ]
+        keys = (ms(row["window_start"]), row["advertiser_id"], row["version"])
+        rows.append((*keys, row["ruleset_version"], flags, adjustments))
+    return sorted(rows)
+
+
+def ms(text: str) -> int:
+    return round(datetime.datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def test_twice_leaves_the_same_files(tmp_path: Path) -> None:
