@@ -144,7 +144,7 @@ def _look_further(output: Path, has_node: bool, console: Console) -> None:
     console.rule("4. look further")
     lines = [
         f"SQL         .venv/bin/python -m duckdb  or  duckdb -init {output}/views.sql",
-        "            SELECT advertiser_id, sum(clicks), sum(givt_clicks) FROM summaries",
+        "            SELECT advertiser_id, sum(clicks), sum(net_clicks) FROM net_summaries",
         "            WHERE window_seconds = 86400 GROUP BY ALL ORDER BY 2 DESC LIMIT 10;",
         f"the truth   {FOLDER}/made/truth/truth.json",
         "your logs   .venv/bin/adtally backfill --help",
