@@ -48,10 +48,10 @@ __all__ = [
     "templates_installed",
 ]
 
-TEMPLATE_VERSION: Final = 4
+TEMPLATE_VERSION: Final = 5
 """Rises with every change of the mappings; an older template has to be set up again."""
 
-KINDS: Final = ("summaries", "flags", "verdicts")
+KINDS: Final = ("summaries", "flags", "verdicts", "anomalies")
 PAGE_DOCUMENTS: Final = 5_000
 
 
@@ -70,6 +70,7 @@ def index_template(config: ElasticsearchConfig, kind: str) -> dict[str, Any]:
         "summaries": schema.summary_schema(schema.DIMENSIONS),
         "flags": schema.FLAG_SCHEMA,
         "verdicts": schema.verdict_schema(schema.DIMENSIONS),
+        "anomalies": schema.ANOMALY_SCHEMA,
     }[kind]
     properties = {field.name: _mapped(field) for field in source}
     properties["updated_at"] = {"type": "date"}

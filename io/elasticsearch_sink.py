@@ -44,8 +44,8 @@ class WriteToElasticsearch(beam.PTransform):
 
     Attributes:
         config: how to reach the cluster; holds no secret.
-        kind: ``summaries`` (``schema.summary_schema``), ``flags`` (``schema.FLAG_SCHEMA``) or
-            ``verdicts`` (``schema.verdict_schema``).
+        kind: ``summaries`` (``schema.summary_schema``), ``flags`` (``schema.FLAG_SCHEMA``),
+            ``verdicts`` (``schema.verdict_schema``) or ``anomalies`` (``ANOMALY_SCHEMA``).
     """
 
     config: ElasticsearchConfig
@@ -140,7 +140,7 @@ def documents(
 
     Args:
         table: or record batch, with the schema of its kind.
-        kind: ``summaries``, ``flags`` or ``verdicts``.
+        kind: ``summaries``, ``flags``, ``verdicts`` or ``anomalies``.
         config: names the indices.
         now_ms: ``updated_at``, milliseconds since the epoch.
     """

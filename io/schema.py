@@ -199,6 +199,15 @@ def verdict_schema(dimensions: Sequence[str] = ()) -> pa.Schema:
     )
 
 
+ANOMALY_SCHEMA: Final = pa.schema(
+    [field for field in verdict_schema() if field.name != "adjustments"]
+)
+"""One row per (advertiser, history window) with anomalies of its series; overwritten whole.
+
+``subject`` of a flag is the series (``clicks``, ``clicks per impression``, a currency), ``count``
+its value in the base window, ``threshold`` the nearest value that would be an anomaly.
+"""
+
 FLAG_SCHEMA: Final = pa.schema(
     [
         pa.field("window_start", TIMESTAMP, nullable=False),

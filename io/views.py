@@ -50,6 +50,7 @@ def views_sql(
         events=_parquet(output, "events", schema.EVENT_SCHEMA),
         summaries=_parquet(output, "summaries", summary),
         flags=_parquet(output, "flags", schema.FLAG_SCHEMA),
+        anomalies=_parquet(output, "anomalies", schema.ANOMALY_SCHEMA),
         verdicts=_parquet(output, "verdicts", schema.verdict_schema(dimensions)),
         adjusted=", ".join(f"sum({name})::BIGINT AS {name}" for name in schema.ADJUSTED),
         row=", ".join(row),

@@ -102,6 +102,25 @@ CREATE OR REPLACE VIEW look_back_flags AS
 SELECT * EXCLUDE (flags, adjustments, flag), flag.*
 FROM (SELECT *, unnest(flags) AS flag FROM verdicts);
 
+-- Anomalies of advertisers' series as they stand, one row each.
+CREATE OR REPLACE VIEW anomalies AS
+WITH stored AS (
+    SELECT * FROM ${anomalies}
+), ruling AS (
+    SELECT w.window_start, coalesce(max(g.generation), 0) AS generation
+    FROM (SELECT DISTINCT window_start, window_end FROM stored) w
+    LEFT JOIN generations g
+        ON w.window_start >= g.range_from AND w.window_end <= g.range_to
+    GROUP BY w.window_start
+), latest AS (
+    SELECT stored.* FROM stored
+    JOIN ruling USING (window_start, generation)
+    QUALIFY row_number() OVER (
+        PARTITION BY advertiser_id, window_start ORDER BY version DESC
+    ) = 1
+)
+SELECT * EXCLUDE (flags, flag), flag.* FROM (SELECT *, unnest(flags) AS flag FROM latest);
+
 -- Summaries with the verdicts of all rules: gross, general (GIVT) and suspected sophisticated
 -- (SIVT) invalid traffic, and the net of both.
 CREATE OR REPLACE VIEW net_summaries AS

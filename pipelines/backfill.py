@@ -32,7 +32,6 @@ from adtally.pipelines.report import Report
 from adtally.runners.direct import NAME, run_bounded
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.pii import Pii
-from adtally.transforms.rules.history import LOOK_BACK_MS
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs need none
@@ -41,7 +40,16 @@ if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs n
 HOUR_MS = 3_600_000
 LOG_LAG_MS = 900_000
 """A stream's log holds what arrived this long ago: it is written every ten minutes or sooner."""
-OUTPUT_KINDS = ("dead-letters", "late", "summaries", "flags", "verdicts", "generations", "runs")
+OUTPUT_KINDS = (
+    "dead-letters",
+    "late",
+    "summaries",
+    "flags",
+    "verdicts",
+    "anomalies",
+    "generations",
+    "runs",
+)
 RECORDED_INPUTS = 1_000
 """Input addresses that a run's record names; all are in the event log's ``source``."""
 
@@ -146,8 +154,8 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
 
 def _known(ranges: Ranges, settings: Settings) -> Ranges:
     """Ranges with what rules look back before them."""
-    look_back_ms = LOOK_BACK_MS if settings.looks_back else 0
-    return tuple((start - look_back_ms, end) for start, end in ranges)
+    past_ms = settings.past_seconds * 1000
+    return tuple((start - past_ms, end) for start, end in ranges)
 
 
 def check_final(output: str, ranges: Ranges, settings: Settings) -> None:

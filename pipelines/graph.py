@@ -21,6 +21,7 @@ from adtally.io.sinks import (
 )
 from adtally.io.sources import ReadEventLog, ReadLogs
 from adtally.pipelines.job import Job
+from adtally.transforms.anomaly_windows import JudgeSeries
 from adtally.transforms.decode_events import DecodeEvents
 from adtally.transforms.rollup_windows import RollUpWindows
 from adtally.transforms.tally_windows import (
@@ -42,7 +43,9 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
             job.folder("late"), job.id, "late_rows", job.flush()
         )
         windowing = job.windowing(job.settings.window_seconds)
-        tallied = sliced.slices | "TallyWindows" >> TallyWindows(job.tally_spec, windowing)
+        tallied = sliced.slices | "TallyWindows" >> TallyWindows(
+            job.tally_spec, windowing, job.ranges
+        )
         dead_letters += write_summaries(tallied.summaries, job)
         dead_letters += write_verdicts(tallied.flags, "flags", job)
         if job.settings.looks_back:
@@ -51,6 +54,12 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
                 job.verdict_spec, job.history_windowing
             )
             dead_letters += write_verdicts(verdicts, "verdicts", job)
+        if job.settings.ruleset.series_rules:
+            settled = without_early(tallied.summaries, "SettledSeries", job)
+            anomalies = one([settled, tallied.past], "AllSeries") | "JudgeSeries" >> JudgeSeries(
+                job.verdict_spec, job.series_windowing
+            )
+            dead_letters += write_verdicts(anomalies, "anomalies", job)
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
         letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())

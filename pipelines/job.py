@@ -15,10 +15,11 @@ from adtally.io.files import join
 from adtally.io.flush import Flush
 from adtally.io.kinesis import ReadFromKinesis
 from adtally.io.logs import Block, identity
+from adtally.transforms.anomalies import past_ms
 from adtally.transforms.decode import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.pii import Pii
-from adtally.transforms.rules.history import HISTORY_MS
+from adtally.transforms.rules.history import HISTORY_MS, LOOK_BACK_MS
 from adtally.transforms.rules.ruleset import Ruleset
 from adtally.transforms.slices import SHARDS, HistoryCut, SliceSpec
 from adtally.transforms.tally import TallySpec
@@ -99,6 +100,16 @@ class Settings:
         return math.lcm(HISTORY_MS // 1000, self.window_seconds)
 
     @property
+    def series_seconds(self) -> int:
+        """How far before a window others are needed to judge it as one of a series."""
+        return past_ms(self.window_seconds * 1000) // 1000 if self.ruleset.series_rules else 0
+
+    @property
+    def past_seconds(self) -> int:
+        """How far before a window anything is needed to judge it."""
+        return max(self.series_seconds, LOOK_BACK_MS // 1000 if self.looks_back else 0)
+
+    @property
     def looks_back(self) -> bool:
         """Whether a rule looks beyond a base window."""
         return bool(self.ruleset.history_rules)
@@ -106,7 +117,8 @@ class Settings:
     @property
     def common_seconds(self) -> int:
         """At multiples of this, windows of every size begin."""
-        history = [self.history_seconds] if self.looks_back else []
+        rules = self.ruleset
+        history = [self.history_seconds] if rules.history_rules or rules.series_rules else []
         return math.lcm(self.window_seconds, *self.rollup_seconds, *history)
 
     @property
@@ -249,6 +261,7 @@ class Job:
             dimensions=settings.dimensions,
             shards=settings.shards,
             ranges=self.ranges,
+            past_ms=settings.series_seconds * 1000,
             keep_position=bool(self.log_blocks),
             allow=settings.ruleset if settings.pii.plain else None,
             history=self.history_cut if settings.looks_back else None,
@@ -280,8 +293,16 @@ class Job:
     @property
     def history_windowing(self) -> Windowing:
         """Beam's windows for rules that look back."""
+        return self._history_windowing(hops=1)
+
+    @property
+    def series_windowing(self) -> Windowing:
+        """Beam's windows for series, which are made of summaries."""
+        return self._history_windowing(hops=2)
+
+    def _history_windowing(self, hops: int) -> Windowing:
         pane_seconds = 0 if self.streaming is None else self.streaming.look_back_seconds
-        return self._windowing(self.settings.history_seconds, pane_seconds)
+        return self._windowing(self.settings.history_seconds, pane_seconds, hops)
 
     def windowing(self, window_seconds: int) -> Windowing:
         """Beam's windows for computing summaries of ``window_seconds``.
@@ -304,7 +325,7 @@ class Job:
         if kind == "summaries":
             window = f"window={window_seconds or self.settings.window_seconds}s"
             return join(self.output, kind, window, f"generation={self.generation}")
-        if kind in ("flags", "verdicts"):
+        if kind in ("flags", "verdicts", "anomalies"):
             return join(self.output, kind, f"generation={self.generation}")
         return join(self.output, kind)
 

@@ -175,8 +175,9 @@ def resume_ms(output: str, settings: Settings) -> int | None:
         return open_ms // window_ms * window_ms
 
     start_ms = oldest_open_ms(max(settings.window_seconds, *settings.rollup_seconds, 0))
-    if settings.looks_back:
-        start_ms = min(start_ms, oldest_open_ms(settings.history_seconds) - LOOK_BACK_MS)
+    if settings.past_seconds:  # long windows need a longer past than a stream keeps
+        past_ms = min(settings.past_seconds * 1000, LOOK_BACK_MS)
+        start_ms = min(start_ms, oldest_open_ms(settings.history_seconds) - past_ms)
     return max(0, start_ms)
 
 

@@ -13,8 +13,8 @@ from apache_beam.transforms.window import TimestampedValue
 
 from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
-from adtally.transforms.anomalies import PAST_MS, judge_series, series_of
-from adtally.transforms.tally_windows import TIMING, Counters, Windowing, pane_tags, part_name
+from adtally.transforms.anomalies import judge_series, past_ms, series_of
+from adtally.transforms.tally_windows import Counters, Windowing, pane_tags, part_name
 from adtally.transforms.verdicts import VerdictSpec
 
 
@@ -22,8 +22,9 @@ from adtally.transforms.verdicts import VerdictSpec
 class JudgeSeries(beam.PTransform):
     """Group sums of base windows by shard and history window; gives tables of anomalies.
 
-    The input is tables of base summaries, those of the past of a re-tally too. Each goes to its own
-    history window, and to those after it that look back at it.
+    The input is tables of base summaries, those before the range of a re-tally too. Each goes to
+    its own history window, and to those after it that look back at it. Counts ``anomalies`` where
+    no pane repeats another.
     """
 
     spec: VerdictSpec
@@ -35,8 +36,7 @@ class JudgeSeries(beam.PTransform):
     def expand(self, summaries: Any) -> Any:
         return (
             summaries
-            | "Key by shard"
-            >> beam.ParDo(_ByShard(self.spec)).with_output_types(tuple[int, bytes])
+            | "Sum" >> beam.ParDo(_ByShard(self.spec)).with_output_types(tuple[int, bytes])
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
             | "Judge" >> beam.ParDo(_Judge(self.spec)).with_output_types(pa.Table)
@@ -50,18 +50,45 @@ class _ByShard(beam.DoFn):
         self._spec = spec
 
     def process(self, summaries: pa.Table) -> Iterator[Any]:
-        spec, cut = self._spec, self._spec.cut
+        cut = self._spec.cut
+        reach_ms = past_ms(self._spec.tally.window_ms)
         shard = int(tag(summaries, "part").rsplit("-", 1)[1])
         series = series_of(summaries)
-        past_ms = PAST_MS(spec.tally.window_ms)
         start = cut.start(pl.col("window"))
-        for hop in range(1 + -(-past_ms // cut.window_ms)):
+        for hop in range(1 + -(-reach_ms // cut.window_ms)):
             needed = start + hop * cut.window_ms
-            theirs = needed // cut.beam_window_ms * cut.beam_window_ms
+            theirs = needed // cut.beam_window_ms
+            rows = series
             if hop:
-                before = (needed - cut.window_ms) // cut.beam_window_ms * cut.beam_window_ms
-                rows = series.filter((needed <= pl.col("window") + past_ms) & (theirs != before))
-            else:
-                rows = series
-            for (at,), part in rows.partition_by(theirs.alias("at"), as_dict=True).items():
-                yield TimestampedValue((shard, to_ipc(part.to_arrow())), at / 1000)
+                before = (needed - cut.window_ms) // cut.beam_window_ms
+                rows = series.filter((needed <= pl.col("window") + reach_ms) & (theirs != before))
+            parts = rows.with_columns(theirs.alias("at")).partition_by(
+                "at", as_dict=True, include_key=False
+            )
+            for (at,), part in parts.items():
+                table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
+                seconds = int(at) * cut.beam_window_ms / 1000
+                yield TimestampedValue((shard, to_ipc(table)), seconds)
+
+
+class _Judge(beam.DoFn):
+    def __init__(self, spec: VerdictSpec) -> None:
+        self._spec = spec
+
+    def setup(self) -> None:
+        self._count = Counters()
+
+    def process(
+        self,
+        element: tuple[int, Iterable[bytes]],
+        window: Any = beam.DoFn.WindowParam,
+        pane: Any = beam.DoFn.PaneInfoParam,
+    ) -> Iterator[pa.Table]:
+        shard, parts = element
+        begin_ms = window.start.micros // 1000
+        found = judge_series([from_ipc(part) for part in parts], begin_ms, self._spec)
+        if found.num_rows:
+            yield with_tag(found, part=part_name(shard, window), **pane_tags(pane))
+            if not self._spec.keep_empty:
+                flags = pl.Series(found["flags"])
+                self._count.add("anomalies", int(flags.list.len().sum()))

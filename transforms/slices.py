@@ -67,6 +67,8 @@ class SliceSpec:
         dimensions: event fields that summaries are broken down by.
         shards: slices are keyed by a hash of the advertiser modulo this.
         ranges: only events of one of these ``[from, to)``, in milliseconds, count; empty for all.
+        past_ms: events so far before the ranges are cut as well: series inside are compared with
+            their windows.
         keep_position: carry a hash of the record's address, so that a row which the log holds
             twice is not taken for a duplicate event.
         history: cut what history windows need, too; None where no rule looks that far.
@@ -80,6 +82,7 @@ class SliceSpec:
     dimensions: tuple[str, ...] = ()
     shards: int = SHARDS
     ranges: Ranges = ()
+    past_ms: int = 0
     keep_position: bool = False
     allow: Ruleset | None = None
     history: HistoryCut | None = None
@@ -145,13 +148,18 @@ def slice_events(events: pa.Table, spec: SliceSpec) -> Sliced:
         deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
         received = pl.max_horizontal("received_at", "arrived_at").dt.epoch("ms")
         late = (received > deadline).fill_null(False)
-    inside = within(_OCCURRED, _OCCURRED + 1, spec.ranges) if spec.ranges else pl.lit(True)
-    marked = frame.with_columns(late.alias("late"), inside.alias("inside"))
+    inside = known = pl.lit(True)
+    if spec.ranges:
+        wider = tuple((start - spec.past_ms, end) for start, end in spec.ranges)
+        inside, known = (within(_OCCURRED, _OCCURRED + 1, some) for some in (spec.ranges, wider))
+    marked = frame.with_columns(
+        (late & inside).alias("late"), (known & ~late).alias("counted"), late.alias("too_late")
+    )
+    marks = ("late", "counted", "too_late")
     late_frame, counted = marked.clear(), marked
-    if marked["late"].any() or not marked["inside"].all():
-        late_frame = marked.filter("late", "inside")
-        counted = marked.filter(~pl.col("late") & pl.col("inside"))
-    late_table = late_frame.drop("late", "inside").with_columns(utc(window).alias("window_start"))
+    if not marked["counted"].all():
+        late_frame, counted = marked.filter("late"), marked.filter("counted")
+    late_table = late_frame.drop(marks).with_columns(utc(window).alias("window_start"))
     return Sliced(
         list(_cut(counted, spec, _OCCURRED // spec.beam_window_ms * spec.beam_window_ms)),
         list(_context(marked, spec)),
@@ -168,9 +176,9 @@ def _context(marked: pl.DataFrame, spec: SliceSpec) -> Iterator[Slice]:
     after = history.start(_OCCURRED) + history.window_ms
     wanted = within(after, after + history.window_ms, spec.ranges) if spec.ranges else pl.lit(True)
     own, theirs = (at // history.beam_window_ms for at in (_OCCURRED, after))
-    apart = (own != theirs) | ~pl.col("inside")
+    apart = (own != theirs) | ~pl.col("counted")
     known = marked.filter(
-        ~pl.col("late")
+        ~pl.col("too_late")
         & wanted
         & apart
         & history.knows(_OCCURRED, _EVENT_TYPE, spec.base_window_ms)

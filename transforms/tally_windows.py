@@ -9,6 +9,7 @@ from typing import Any, Final
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms import trigger
@@ -21,12 +22,14 @@ from adtally.io.sources import NAMESPACE
 from adtally.io.spill import Spill, take
 from adtally.transforms.slices import Slice, SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
+from adtally.transforms.windows import Ranges, within
 
 SLICES: Final = "slices"
 LATE: Final = "late"
 CONTEXT: Final = "context"
 SUMMARIES: Final = "summaries"
 FLAGS: Final = "flags"
+PAST: Final = "past"
 TIMING: Final = "pane_timing"
 INDEX: Final = "pane_index"
 EARLY: Final = "early"
@@ -160,10 +163,18 @@ class _Slice(beam.DoFn):
 
 @dataclass
 class TallyWindows(beam.PTransform):
-    """Group slices by shard and window and tally them; outputs ``summaries`` and ``flags``."""
+    """Group slices by shard and window and tally them; outputs ``summaries`` and ``flags``.
+
+    Attributes:
+        spec: how to tally.
+        windowing: Beam's windows.
+        ranges: what is tallied, empty for all. Summaries of windows outside are a third output,
+            ``past``: what series inside are compared with.
+    """
 
     spec: TallySpec
     windowing: Windowing
+    ranges: Ranges = ()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -174,15 +185,16 @@ class TallyWindows(beam.PTransform):
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
             | "Tally"
-            >> beam.ParDo(_Tally(self.spec, self.windowing.accumulates))
-            .with_outputs(FLAGS, main=SUMMARIES)
+            >> beam.ParDo(_Tally(self.spec, self.windowing.accumulates, self.ranges))
+            .with_outputs(FLAGS, PAST, main=SUMMARIES)
             .with_output_types(pa.Table)
         )
 
 
 class _Tally(beam.DoFn):
-    def __init__(self, spec: TallySpec, accumulating: bool) -> None:
+    def __init__(self, spec: TallySpec, accumulating: bool, ranges: Ranges) -> None:
         self._spec = spec
+        self._ranges = ranges
         self._accumulating = accumulating
 
     def setup(self) -> None:
@@ -197,17 +209,30 @@ class _Tally(beam.DoFn):
         shard, slices = element
         result = tally([from_ipc(take(part)) for part in slices], self._spec)
         tags = {"part": part_name(shard, window), **pane_tags(pane)}
-        yield with_tag(result.summaries, **tags)
-        if result.flags.num_rows:
-            yield TaggedOutput(FLAGS, with_tag(result.flags, **tags))
+        summaries, past = self._split(result.summaries)
+        flags, _ = self._split(result.flags)
+        yield with_tag(summaries, **tags)
+        if past.num_rows:
+            yield TaggedOutput(PAST, with_tag(past, **tags))
+            self._count.add("events_out_of_range", _events(past))
+        if flags.num_rows:
+            yield TaggedOutput(FLAGS, with_tag(flags, **tags))
         self._count.add(f"panes_{tags[TIMING]}", 1)
         if pane.index <= 0:  # later panes hold the events of the earlier ones again
             self._count.add("windows", 1)
         if not self._accumulating:
             self._count.add("log_copies", result.copies)
-            self._add_up(result.summaries)
-            flags = pl.Series(result.flags["flags"])
-            self._count.add("flags", int(flags.list.len().sum()))
+            self._add_up(summaries)
+            self._count.add("flags", int(pl.Series(flags["flags"]).list.len().sum()))
+
+    def _split(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Rows of windows within the ranges, and the others."""
+        if not self._ranges or not table.num_rows:
+            return table, table.slice(0, 0)
+        start, end = (pl.col(name).dt.epoch("ms") for name in ("window_start", "window_end"))
+        frame = pl.DataFrame(pl.from_arrow(table.select(["window_start", "window_end"])))
+        inside = frame.select(within(start, end, self._ranges)).to_series()
+        return table.filter(inside.to_arrow()), table.filter((~inside).to_arrow())
 
     def _add_up(self, summaries: pa.Table) -> None:
         sums = pl.DataFrame(pl.from_arrow(summaries)).select(
@@ -218,6 +243,12 @@ class _Tally(beam.DoFn):
         self._count.add("events_counted", counted)
         self._count.add("duplicates", row["duplicates"])
         self._count.add("givt_clicks", row["givt_clicks"])
+
+
+def _events(summaries: pa.Table) -> int:
+    """Events and duplicates in some summaries."""
+    names = ("impressions", "clicks", "conversions", "duplicates")
+    return sum(pc.sum(summaries[name]).as_py() or 0 for name in names)
 
 
 class Counters:

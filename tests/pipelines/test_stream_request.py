@@ -41,7 +41,7 @@ from adtally.transforms.rules.ruleset import Ruleset
 from tests.io.test_views import EVENT_SCHEMA, table
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
-NEAR = Ruleset(history_rules=())  # no rule looks back
+NEAR = Ruleset(history_rules=(), series_rules=())  # no rule looks back
 ARRIVED = 1_772_366_400_000 + 12_345  # 2026-03-01T12:00:12.345Z
 ARN = "arn:aws:kinesis:eu-central-1:123456789012:stream/events"
 

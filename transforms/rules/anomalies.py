@@ -15,6 +15,7 @@ from adtally.transforms.rules.series import (
     Comparison,
     Points,
     SeriesRule,
+    median,
     robust_scale,
 )
 
@@ -51,7 +52,7 @@ class VolumeAnomaly(SeriesRule):
     def _of(self, points: Points, name: str) -> Comparison:
         now = points.now[name]
         past = _known(points, name)
-        expected = np.nan_to_num(np.nanmedian(past, axis=1))
+        expected = median(past)
         chance = np.sqrt(np.maximum(expected, 1))
         scale = np.fmax(robust_scale(past - expected[:, None]), chance)
         enough = np.maximum(now, expected) >= self.minimum
@@ -144,11 +145,9 @@ class SpendAnomaly(SeriesRule):
         """See :class:`adtally.transforms.rules.series.SeriesRule`."""
         now = points.now["cost_micros"]
         past = _known(points, "cost_micros")
-        usual = np.nan_to_num(
-            np.nanmedian(_known(points, "impressions") + _known(points, "clicks"), axis=1)
-        )
+        usual = median(_known(points, "impressions") + _known(points, "clicks"))
         events = points.now["impressions"] + points.now["clicks"]
-        expected = np.nan_to_num(np.nanmedian(past, axis=1))
+        expected = median(past)
         chance = expected / np.sqrt(np.maximum(usual, 1))
         scale = np.fmax(np.fmax(robust_scale(past - expected[:, None]), chance), 1)
         enough = (np.maximum(events, usual) >= self.minimum) & (expected > 0)

@@ -22,12 +22,13 @@ from adtally.transforms.rules.lists import Lists, read_networks, read_user_agent
 from adtally.transforms.rules.ruleset import (
     EVENT_RULES,
     HISTORY_RULES,
+    SERIES_RULES,
     WINDOW_RULES,
     AdvertiserRules,
     Ruleset,
 )
 
-_WITH_THRESHOLD: Final[tuple[Any, ...]] = (*WINDOW_RULES, *HISTORY_RULES)
+_WITH_THRESHOLD: Final[tuple[Any, ...]] = (*WINDOW_RULES, *HISTORY_RULES, *SERIES_RULES)
 _RULES: Final[tuple[Any, ...]] = (*EVENT_RULES, *_WITH_THRESHOLD)
 _KINDS: Final = {rule.NAME: rule for rule in _RULES}
 
@@ -41,7 +42,7 @@ class _ListFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Advertiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     off: list[str] = []
-    thresholds: dict[str, int] = {}
+    thresholds: dict[str, int | float] = {}
     allow_ips: list[str] = []
     allow_users: list[str] = []
 
@@ -84,6 +85,7 @@ class _File:
             event_rules=self._rules(EVENT_RULES),
             window_rules=self._rules(WINDOW_RULES),
             history_rules=self._rules(HISTORY_RULES),
+            series_rules=self._rules(SERIES_RULES),
             lists=self._lists(),
             advertisers=advertisers,
         )
@@ -130,8 +132,8 @@ class _File:
         self._known((*at, "thresholds"), given.thresholds, judged)
         for rule, value in given.thresholds.items():
             try:
-                _KINDS[rule](threshold=value)
-            except RuleError as error:
+                msgspec.convert({"threshold": value}, _KINDS[rule])
+            except (msgspec.ValidationError, RuleError) as error:
                 raise self._wrong((*at, "thresholds", rule), str(error)) from error
         networks = set()
         for text in given.allow_ips:

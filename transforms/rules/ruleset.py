@@ -12,6 +12,12 @@ from typing import Any, Final
 import polars as pl
 
 from adtally.transforms.rules.addresses import Networks
+from adtally.transforms.rules.anomalies import (
+    ClickThroughAnomaly,
+    ConversionRateAnomaly,
+    SpendAnomaly,
+    VolumeAnomaly,
+)
 from adtally.transforms.rules.base import FLAG_COLUMNS, EventRule, Found, Limits, WindowRule
 from adtally.transforms.rules.click_flooding import ClickFlooding
 from adtally.transforms.rules.click_injection import ClickInjection
@@ -26,6 +32,7 @@ from adtally.transforms.rules.event_rules import (
 from adtally.transforms.rules.history import History, HistoryRule
 from adtally.transforms.rules.lists import Lists
 from adtally.transforms.rules.regular_interval import RegularInterval
+from adtally.transforms.rules.series import ANOMALY, Scores, Series, SeriesRule
 from adtally.transforms.rules.user_rate import ClickRateUser, ImpressionRateUser
 
 EVENT_RULES: Final[tuple[type[EventRule], ...]] = (
@@ -51,6 +58,13 @@ HISTORY_RULES: Final[tuple[type[HistoryRule], ...]] = (
     ClickFlooding,
 )
 
+SERIES_RULES: Final[tuple[type[SeriesRule], ...]] = (
+    VolumeAnomaly,
+    ClickThroughAnomaly,
+    ConversionRateAnomaly,
+    SpendAnomaly,
+)
+
 NO_FLAGS: Final = pl.DataFrame(schema={**FLAG_COLUMNS, "rule": pl.String, "ivt_class": pl.String})
 """A table of flags, empty."""
 
@@ -67,7 +81,7 @@ class AdvertiserRules:
     """
 
     off: frozenset[str] = frozenset()
-    thresholds: Mapping[str, int] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     allow_ips: Networks = Networks()
     allow_users: frozenset[str] = frozenset()
 
@@ -80,6 +94,7 @@ class Ruleset:
         event_rules: run where events are decoded.
         window_rules: run in the tally.
         history_rules: run over history windows.
+        series_rules: run over the series of each advertiser's base windows.
         lists: what event rules look things up in.
         advertisers: by ``advertiser_id``, what is different for them.
     """
@@ -87,6 +102,7 @@ class Ruleset:
     event_rules: tuple[EventRule, ...] = tuple(rule() for rule in EVENT_RULES)
     window_rules: tuple[WindowRule, ...] = tuple(rule() for rule in WINDOW_RULES)
     history_rules: tuple[HistoryRule, ...] = tuple(rule() for rule in HISTORY_RULES)
+    series_rules: tuple[SeriesRule, ...] = tuple(rule() for rule in SERIES_RULES)
     lists: Lists = Lists()
     advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
 
@@ -108,15 +124,15 @@ class Ruleset:
             },
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"3-{digest[:12]}"
+        return f"4-{digest[:12]}"
 
     def _rules(self) -> tuple[Any, ...]:
-        return (*self.event_rules, *self.window_rules, *self.history_rules)
+        return (*self.event_rules, *self.window_rules, *self.history_rules, *self.series_rules)
 
     def limits(self, rule: WindowRule | HistoryRule) -> Limits:
         """The threshold of a rule, with those of single advertisers."""
         overrides = {
-            name: one.thresholds[rule.NAME]
+            name: int(one.thresholds[rule.NAME])
             for name, one in self.advertisers.items()
             if rule.NAME in one.thresholds
         }
@@ -182,6 +198,23 @@ class Ruleset:
                 named = found.rows.alias("row").to_frame()
                 rows.append(named.with_columns(ivt_class=pl.lit(rule.IVT_CLASS)))
         return pl.concat(flags), pl.concat(rows)
+
+    def judge_series(self, series: Series) -> pl.DataFrame:
+        """Flags as :meth:`judge_clicks`, of windows that leave their series' own past."""
+        flags = [NO_FLAGS]
+        for rule in self.series_rules:
+            scores = {
+                name: float(one.thresholds[rule.NAME])
+                for name, one in self.advertisers.items()
+                if rule.NAME in one.thresholds
+            }
+            rows = self._on(series.rows, rule.NAME)
+            verdicts = rule.judge(replace(series, rows=rows), Scores(rule.threshold, scores))
+            found = verdicts.filter(pl.col("state") == ANOMALY).with_columns(
+                rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS)
+            )
+            flags.append(found.select(NO_FLAGS.columns))
+        return pl.concat(flags)
 
     def suspects(self, clicks: pl.DataFrame) -> pl.DataFrame:
         """(advertiser_id, window) that an earlier pane may have flagged.

@@ -195,7 +195,14 @@ def _verdicts(points: Points, comparison: Comparison, limits: Scores) -> pl.Data
 
 def robust_scale(deviations: np.ndarray) -> np.ndarray:
     """1.4826 times the median absolute deviation along the last axis, of deviations as they are."""
-    return _CONSISTENT * np.nanmedian(np.abs(deviations), axis=-1)
+    return _CONSISTENT * median(np.abs(deviations))
+
+
+def median(values: np.ndarray) -> np.ndarray:
+    """Along the last axis, of what is no NaN; 0 where nothing is."""
+    nothing = np.isnan(values).all(axis=-1, keepdims=True)
+    found: np.ndarray = np.nanmedian(np.where(nothing, 0.0, values), axis=-1)
+    return found
 
 
 def points_of(series: Series, rule: SeriesRule) -> list[Points]:
@@ -233,9 +240,8 @@ def _with_past(judged: pl.DataFrame, sums: pl.DataFrame, rule: SeriesRule, step:
     """Look up the sums of each judged window and of those before it."""
     groups = judged.select(rule.KEYS).unique(maintain_order=True).with_row_index("series")
     mine = sums.join(groups, on=rule.KEYS)
-    origin = int(min(mine["window"].min(), judged["window"].min()))  # type: ignore[type-var]
-    slots = int(judged["window"].max() - origin) // step + 1  # type: ignore[operator]
-    mine = mine.filter(pl.col("window") < origin + slots * step)
+    origin, newest = pl.concat([mine["window"], judged["window"]]).sort().gather([0, -1])
+    slots = (int(newest) - int(origin)) // step + 1
     row = mine["series"].to_numpy()
     slot = ((mine["window"] - origin) // step).to_numpy() + PAST_WINDOWS
     shape = (groups.height, slots + PAST_WINDOWS)
