@@ -220,6 +220,110 @@ def look_back(
     ).fetchall()
 
 
+ANOMALIES = (
+    "epoch_ms(window_start), epoch_ms(flagged_at), advertiser_id, rule, subject, count, threshold"
+)
+"""An anomaly in the order of :func:`anomalies`."""
+
+
+def anomalies(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
+    """Anomalies of series of minutes, as :data:`ANOMALIES`, after :func:`summaries`."""
+    connection.execute(
+        """
+        CREATE OR REPLACE TABLE minutes AS
+        SELECT advertiser_id, money, w,
+            sum((event_type = 'impression' AND counted)::INT) AS impressions,
+            sum((event_type = 'click' AND counted)::INT) AS clicks,
+            sum((event_type = 'conversion' AND counted)::INT) AS conversions,
+            sum(CASE WHEN counted THEN coalesce(cost, 0) ELSE 0 END) AS spend
+        FROM judged_events GROUP BY advertiser_id, money, w
+        QUALIFY sum(count(*)) OVER (PARTITION BY advertiser_id, w) >= 5;
+        CREATE OR REPLACE TABLE whole AS
+        SELECT advertiser_id, NULL AS money, w, sum(impressions) AS impressions,
+            sum(clicks) AS clicks, sum(conversions) AS conversions, 0 AS spend
+        FROM minutes GROUP BY ALL;
+        CREATE OR REPLACE TABLE series AS
+        FROM (FROM whole UNION ALL FROM minutes WHERE money IS NOT NULL);
+        CREATE OR REPLACE TABLE points AS
+        SELECT advertiser_id, money, h, unnest(range(h, last + 60000, 60000)) AS w
+        FROM (SELECT advertiser_id, money, w // 3600000 * 3600000 AS h, max(w) AS last
+              FROM series GROUP BY ALL);
+        CREATE OR REPLACE TABLE pasts AS
+        WITH grid AS (
+            SELECT p.*, unnest(range(p.w - 3600000, p.w, 60000)) AS at FROM points p
+        )
+        SELECT g.advertiser_id, g.money, g.h, g.w, g.at,
+            coalesce(s.impressions, 0) AS impressions, coalesce(s.clicks, 0) AS clicks,
+            coalesce(s.conversions, 0) AS conversions, coalesce(s.spend, 0)::DOUBLE AS spend
+        FROM grid g LEFT JOIN series s ON s.advertiser_id = g.advertiser_id
+            AND s.money IS NOT DISTINCT FROM g.money AND s.w = g.at
+        QUALIFY g.at >= min(s.w) OVER (PARTITION BY g.advertiser_id, g.money, g.w);
+        CREATE OR REPLACE TABLE facts AS
+        WITH middle AS (
+            SELECT advertiser_id, money, h, w, count(*) AS known,
+                median(impressions) AS i, median(clicks) AS c, median(spend) AS s,
+                median(impressions + clicks) AS e,
+                sum(impressions) AS all_i, sum(clicks) AS all_c, sum(conversions) AS all_v
+            FROM pasts GROUP BY ALL
+        ), shares AS (
+            SELECT *,
+                least(0.5, greatest(all_c / greatest(all_i, 1), 1 / greatest(all_i, 1))) AS ctr,
+                least(0.5, greatest(all_v / greatest(all_c, 1), 1 / greatest(all_c, 1))) AS cvr
+            FROM middle
+        ), scales AS (
+            SELECT m.advertiser_id, m.money, m.w,
+                1.4826 * median(abs(p.impressions - i)) AS i_scale,
+                1.4826 * median(abs(p.clicks - c)) AS c_scale,
+                1.4826 * median(abs(p.spend - s)) AS s_scale,
+                1.4826 * median(abs(p.clicks - ctr * p.impressions)
+                    / (sqrt(ctr * (1 - ctr)) * sqrt(p.impressions)))
+                    FILTER (p.impressions > 0) AS ctr_scatter,
+                1.4826 * median(abs(p.conversions - cvr * p.clicks)
+                    / (sqrt(cvr * (1 - cvr)) * sqrt(p.clicks))) FILTER (p.clicks > 0) AS cvr_scatter
+            FROM shares m JOIN pasts p ON p.advertiser_id = m.advertiser_id
+                AND p.money IS NOT DISTINCT FROM m.money AND p.w = m.w
+            GROUP BY ALL
+        )
+        SELECT m.*, x.* EXCLUDE (advertiser_id, money, w),
+            coalesce(n.impressions, 0) AS now_i, coalesce(n.clicks, 0) AS now_c,
+            coalesce(n.conversions, 0) AS now_v, coalesce(n.spend, 0) AS now_s
+        FROM shares m
+        JOIN scales x ON x.advertiser_id = m.advertiser_id AND x.w = m.w
+            AND x.money IS NOT DISTINCT FROM m.money
+        LEFT JOIN series n ON n.advertiser_id = m.advertiser_id AND n.w = m.w
+            AND n.money IS NOT DISTINCT FROM m.money
+        WHERE known >= 20;
+        """
+    )
+    rate = "greatest(coalesce({0}, 0), 1) * sqrt({1} * (1 - {1})) * sqrt(greatest({2}, 1))"
+    return connection.execute(
+        f"""
+        WITH tests AS (
+            SELECT advertiser_id, h, w, 'sivt_volume_anomaly' AS rule, 'impressions' AS subject,
+                now_i AS now, i AS expected, greatest(i_scale, sqrt(greatest(i, 1))) AS scale,
+                greatest(now_i, i) >= 50 AS enough FROM facts WHERE money IS NULL
+            UNION ALL SELECT advertiser_id, h, w, 'sivt_volume_anomaly', 'clicks', now_c, c,
+                greatest(c_scale, sqrt(greatest(c, 1))), greatest(now_c, c) >= 50
+                FROM facts WHERE money IS NULL
+            UNION ALL SELECT advertiser_id, h, w, 'sivt_ctr_anomaly', 'clicks per impression',
+                now_c, ctr * now_i, {rate.format("ctr_scatter", "ctr", "now_i")},
+                now_i >= 100 AND all_i >= 100 FROM facts WHERE money IS NULL
+            UNION ALL SELECT advertiser_id, h, w, 'sivt_conversion_rate_anomaly',
+                'conversions per click', now_v, cvr * now_c,
+                {rate.format("cvr_scatter", "cvr", "now_c")},
+                now_c >= 100 AND all_c >= 100 FROM facts WHERE money IS NULL
+            UNION ALL SELECT advertiser_id, h, w, 'sivt_spend_anomaly', money, now_s, s,
+                greatest(s_scale, s / sqrt(greatest(e, 1)), 1),
+                greatest(now_i + now_c, e) >= 50 AND s > 0 FROM facts WHERE money IS NOT NULL
+        )
+        SELECT h, w, advertiser_id, rule, subject, now::BIGINT, (CASE WHEN now > expected
+            THEN floor(expected + 3.5 * scale) + 1
+            ELSE greatest(ceil(expected - 3.5 * scale) - 1, 0) END)::BIGINT
+        FROM tests WHERE enough AND abs(now - expected) / scale > 3.5 ORDER BY ALL
+        """
+    ).fetchall()
+
+
 def net(
     connection: duckdb.DuckDBPyConnection, seconds: int, dimensions: Sequence[str] = ()
 ) -> list[tuple[object, ...]]:
