@@ -20,6 +20,7 @@ from apache_beam.ml.anomaly.detectors.robust_zscore import RobustZScore
 from apache_beam.ml.anomaly.detectors.zscore import ZScore
 from apache_beam.ml.anomaly.thresholds import FixedThreshold
 from apache_beam.ml.anomaly.transforms import AnomalyDetection
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from adtally.runners.direct import direct_runner
 from adtally.transforms.rules.anomalies import VolumeAnomaly
@@ -158,7 +159,7 @@ def in_pipeline(detector: Any, made: list[Any]) -> float:
         for value in values
     ]
     started = time.monotonic()
-    with beam.Pipeline(direct_runner()) as pipeline:
+    with beam.Pipeline(direct_runner(PipelineOptions([]))) as pipeline:
         _ = pipeline | beam.Create(elements) | AnomalyDetection(detector)
     return (time.monotonic() - started) / len(elements)
 

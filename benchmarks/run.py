@@ -21,7 +21,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from adtally.transforms.rules.ruleset import EVENT_RULES, HISTORY_RULES, WINDOW_RULES
+from adtally.transforms.rules.ruleset import (
+    EVENT_RULES,
+    HISTORY_RULES,
+    SERIES_RULES,
+    WINDOW_RULES,
+)
 from benchmarks.usage import Usage
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +34,7 @@ DATA = ROOT / "benchmarks" / "data"
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "2000000"))
 ROUNDS = int(os.environ.get("ADTALLY_BENCH_ROUNDS", "3"))
 PEERS = ("duckdb", "polars", "spark")
-RULES = tuple(rule.NAME for rule in (*EVENT_RULES, *WINDOW_RULES, *HISTORY_RULES))
+RULES = tuple(rule.NAME for rule in (*EVENT_RULES, *WINDOW_RULES, *HISTORY_RULES, *SERIES_RULES))
 ALL_RULES = "adtally, 1 process, all rules"
 SAME = ("events", "impressions", "clicks", "conversions", "rows", "flags")
 

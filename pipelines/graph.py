@@ -56,7 +56,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
             dead_letters += write_verdicts(verdicts, "verdicts", job)
         if job.settings.ruleset.series_rules:
             settled = without_early(tallied.summaries, "SettledSeries", job)
-            anomalies = one([settled, tallied.past], "AllSeries") | "JudgeSeries" >> JudgeSeries(
+            anomalies = (settled, tallied.past) | "JudgeSeries" >> JudgeSeries(
                 job.verdict_spec, job.series_windowing
             )
             dead_letters += write_verdicts(anomalies, "anomalies", job)
@@ -130,7 +130,7 @@ def write_verdicts(tables: Any, kind: str, job: Job) -> list[Any]:
     """Flags, or verdicts of rules that look back, to every sink; returns dead letters."""
     label = kind.capitalize()
     settled = without_early(tables, f"Settled{label}", job)
-    counter = f"{kind.removesuffix('s')}_rows"
+    counter = {"flags": "flag_rows", "verdicts": "verdict_rows"}.get(kind, "anomaly_rows")
     settled | f"Write{label}" >> WriteToParquet(job.folder(kind), job.id, counter, job.flush())
     return write_documents(tables, kind, f"Index{label}", job)
 

@@ -33,7 +33,8 @@ def series_of(summaries: pa.Table) -> pl.DataFrame:
         ``advertiser_id``, ``currency``, ``window`` (ms), impressions, clicks, conversions,
         ``cost_micros``, and ``seen``, the events that the window had seen.
     """
-    rows = pl.DataFrame(pl.from_arrow(summaries.replace_schema_metadata(None)))
+    columns = ["advertiser_id", "currency", "window_start", *_SUMS, "version"]
+    rows = pl.DataFrame(pl.from_arrow(summaries.select(columns).replace_schema_metadata(None)))
     seen = (pl.col("version") & SEEN_MASK).alias("seen")
     return (
         rows.lazy()

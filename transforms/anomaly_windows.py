@@ -22,9 +22,9 @@ from adtally.transforms.verdicts import VerdictSpec
 class JudgeSeries(beam.PTransform):
     """Group sums of base windows by shard and history window; gives tables of anomalies.
 
-    The input is tables of base summaries, those before the range of a re-tally too. Each goes to
-    its own history window, and to those after it that look back at it. Counts ``anomalies`` where
-    no pane repeats another.
+    The input is collections of tables of base summaries, those before the range of a re-tally too.
+    Sums go to their own history window, and to those after it that look back at it. Counts
+    ``anomalies`` where no pane repeats another.
     """
 
     spec: VerdictSpec
@@ -33,10 +33,17 @@ class JudgeSeries(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, summaries: Any) -> Any:
+    def expand(self, summaries: tuple[Any, ...]) -> Any:
+        # Only sums are flattened: before a Flatten, runners serialise all that they have.
+        sums = tuple(
+            tables
+            | f"Sum {number}"
+            >> beam.ParDo(_ByShard(self.spec)).with_output_types(tuple[int, bytes])
+            for number, tables in enumerate(summaries)
+        )
         return (
-            summaries
-            | "Sum" >> beam.ParDo(_ByShard(self.spec)).with_output_types(tuple[int, bytes])
+            sums
+            | beam.Flatten()
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
             | "Judge" >> beam.ParDo(_Judge(self.spec)).with_output_types(pa.Table)
