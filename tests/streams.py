@@ -194,6 +194,12 @@ def stored_look_back(output: Path, logs: Path) -> list[Any]:
     return [row for row in rows if row[0] == _hour(logs)]
 
 
+def stored_anomalies(output: Path, logs: Path) -> list[Any]:
+    """Anomalies of the hour that logs were made for."""
+    query = f"SELECT {sql_oracle.ANOMALIES} FROM anomalies ORDER BY ALL"
+    return [row for row in views(output).execute(query).fetchall() if row[0] == _hour(logs)]
+
+
 def _hour(logs: Path) -> int:
     """Start of the hour of the first file (ms)."""
     first = min(path.relative_to(logs).as_posix()[:13] for path in logs.rglob("*.jsonl*"))
@@ -218,6 +224,23 @@ def searchable(url: str, prefix: str) -> list[Any]:
         keys = (_ms(row["window_start"]), row["advertiser_id"], row["currency"])
         rows.append((*keys, *(row[name] for name in names), *times))
     return sorted(rows)
+
+
+def searchable_anomalies(url: str, prefix: str, logs: Path) -> list[Any]:
+    """Anomalies in Elasticsearch, as :func:`stored_anomalies`."""
+    pattern = f"{prefix}-anomalies-*"
+    with contextlib.closing(connect(ElasticsearchConfig((url,), prefix))) as client:
+        client.cluster.health(index=pattern, wait_for_status="yellow", timeout="30s")
+        client.indices.refresh(index=pattern)
+        hits = client.search(index=pattern, size=10_000)["hits"]["hits"]
+    names = ("rule", "subject", "count", "threshold")
+    rows = [
+        (_ms(row["window_start"]), _ms(flag["flagged_at"]), row["advertiser_id"],
+         *(flag[name] for name in names))
+        for row in (hit["_source"] for hit in hits)
+        for flag in row["flags"]
+    ]  # fmt: skip
+    return sorted(row for row in rows if row[0] == _hour(logs))
 
 
 def documents(url: str, prefix: str) -> Iterator[dict[str, Any]]:

@@ -52,23 +52,31 @@ def test_stream_equals_backfill_and_sql(
     look_back = streams.expected_look_back(sql, logs)
     assert look_back
 
+    # Two thousand advertisers have little each: anomalies need low limits to be found.
+    rules = tmp_path / "rules.toml"
+    rules.write_text("rules.sivt_volume_anomaly = { threshold = 1.2, minimum = 5 }")
+    settings = (*SETTINGS, "--rules", str(rules))
+
     backfilled = tmp_path / "backfilled"
-    run("backfill", "--input", str(logs), "--output", str(backfilled), *SETTINGS)
+    run("backfill", "--input", str(logs), "--output", str(backfilled), *settings)
     assert streams.stored(backfilled) == expected
+    anomalies = streams.stored_anomalies(backfilled, logs)
+    assert anomalies
 
     bounded = tmp_path / "bounded"
     where = source(kinesis_server, "equal")
-    run("stream", *where, "--output", str(bounded), *SETTINGS, "--stop-at", "LATEST")
+    run("stream", *where, "--output", str(bounded), *settings, "--stop-at", "LATEST")
     assert streams.stored(bounded) == expected
     assert streams.stored_flags(bounded) == flags
     assert streams.stored_look_back(bounded, logs) == look_back
+    assert streams.stored_anomalies(bounded, logs) == anomalies
     assert streams.in_log(bounded) == streams.in_log(backfilled)
 
     live = tmp_path / "live"
     log = tmp_path / "stream.log"
     elastic = ("--elasticsearch", elasticsearch_node.url, "--elasticsearch-setup")
     prefix = ("--elasticsearch-index-prefix", "prism")
-    arguments = (*where, "--output", str(live), *SETTINGS, *QUICK, *elastic, *prefix)
+    arguments = (*where, "--output", str(live), *settings, *QUICK, *elastic, *prefix)
     begun = time.monotonic()
     with streams.running("stream", *arguments, log=log) as process:
 
@@ -84,6 +92,13 @@ def test_stream_equals_backfill_and_sql(
         streams.until(lambda: streams.stored_flags(live) == flags, 30, "flags equal SQL")
         streams.until(
             lambda: streams.stored_look_back(live, logs) == look_back, 60, "verdicts equal SQL"
+        )
+        streams.until(
+            lambda: (
+                streams.searchable_anomalies(elasticsearch_node.url, "prism", logs) == anomalies
+            ),
+            60,
+            "anomalies in Elasticsearch equal the backfill's",
         )
         assert streams.in_log(live) == streams.in_log(backfilled)
         advertisers = "SELECT count(DISTINCT advertiser_id) FROM event_rows"
