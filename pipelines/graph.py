@@ -10,6 +10,7 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from adtally.io.alerts import SendAlerts
 from adtally.io.dead_letter_source import ReadDeadLetters
 from adtally.io.dead_letters import DeadLetter
 from adtally.io.kinesis_chunks import ToChunks
@@ -22,7 +23,10 @@ from adtally.io.sinks import (
 from adtally.io.sources import ReadEventLog, ReadLogs
 from adtally.pipelines.job import Job
 from adtally.transforms.decode_events import DecodeEvents
+from adtally.transforms.raise_alerts import RaiseAlerts
 from adtally.transforms.tally_windows import (
+    FLAGS,
+    SUMMARIES,
     RollUpWindows,
     SliceByWindow,
     TallyWindows,
@@ -44,6 +48,11 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         tallied = sliced.slices | "TallyWindows" >> TallyWindows(job.tally_spec, windowing)
         dead_letters += write_summaries(tallied.summaries, job)
         dead_letters += write_flags(tallied.flags, job)
+        if job.alerts is not None:
+            alerts = {name: tallied[name] for name in (FLAGS, SUMMARIES)} | "RaiseAlerts" >> (
+                RaiseAlerts(job.alert_spec)
+            )
+            alerts | "SendAlerts" >> SendAlerts(job.alerts)
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
         letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())

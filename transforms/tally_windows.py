@@ -237,7 +237,7 @@ class RollUpWindows(beam.PTransform):
     def expand(self, summaries: Any) -> Any:
         return (
             summaries
-            | "Key by shard" >> beam.Map(_keyed).with_output_types(tuple[int, bytes])
+            | "Key by shard" >> beam.Map(keyed_by_shard).with_output_types(tuple[int, bytes])
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
             | "Roll up"
@@ -281,8 +281,14 @@ def _part_name(shard: int, window: Any) -> str:
     return f"{window.start.micros // 1_000_000}-{shard:04d}"
 
 
-def _keyed(summaries: pa.Table) -> tuple[int, bytes]:
-    return int(tag(summaries, "part").rsplit("-", 1)[1]), to_ipc(summaries)
+def keyed_by_shard(summaries: pa.Table) -> tuple[int, bytes]:
+    """A table of a pane with its shard, serialised."""
+    return shard_of(summaries), to_ipc(summaries)
+
+
+def shard_of(table: pa.Table) -> int:
+    """The shard that a table of a pane was computed for."""
+    return int(tag(table, "part").rsplit("-", 1)[1])
 
 
 class _RollUp(beam.DoFn):

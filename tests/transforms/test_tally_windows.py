@@ -28,8 +28,8 @@ from adtally.transforms.tally_windows import (
     Counters,
     Windowing,
     WithoutEarly,
-    _keyed,
     _part_name,
+    keyed_by_shard,
     pane_tags,
 )
 
@@ -159,7 +159,7 @@ def test_a_roll_up_finds_the_shard_in_the_name_of_a_part(
 ) -> None:
     part = _part_name(shard, window(minutes * MINUTE))
     summaries = with_tag(pa.table({"clicks": pa.array(range(rows), pa.int64())}), part=part)
-    key, data = _keyed(summaries)
+    key, data = keyed_by_shard(summaries)
     assert key == shard
     assert from_ipc(data).equals(summaries)
 

@@ -21,6 +21,7 @@ from adtally.transforms.rules.event_rules import (
     KnownBotUserAgent,
 )
 from adtally.transforms.rules.lists import Lists
+from adtally.transforms.rules.quotas import Quotas
 from adtally.transforms.rules.regular_interval import RegularInterval
 
 EVENT_RULES: Final[tuple[type[EventRule], ...]] = (
@@ -68,16 +69,21 @@ class Ruleset:
         window_rules: run in the tally.
         lists: what event rules look things up in.
         advertisers: by ``advertiser_id``, what is different for them.
+        quotas: of events per advertiser; they judge nothing.
     """
 
     event_rules: tuple[EventRule, ...] = tuple(rule() for rule in EVENT_RULES)
     window_rules: tuple[WindowRule, ...] = tuple(rule() for rule in WINDOW_RULES)
     lists: Lists = Lists()
     advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
+    quotas: Quotas = Quotas()
 
     @property
     def version(self) -> str:
-        """Changes with any threshold, list or exception: a name for what was judged by what."""
+        """Changes with any threshold, list or exception: a name for what was judged by what.
+
+        Not with quotas: no flag depends on them.
+        """
         content = {
             "rules": {rule.NAME: dataclasses.asdict(rule) for rule in self._rules()},
             "lists": self.lists.fingerprint,
