@@ -34,8 +34,8 @@ class AlertSpec:
 
     Attributes:
         most: flags of an advertiser and base window that are raised at most, raised again too.
-            Each may be withdrawn and may limit its subject once, so a receiver gets some three
-            times as many records.
+            Each may be withdrawn, limit its subject and free it, so a receiver gets at most four
+            times as many records, and those that count what was suppressed.
         hold_ms: a subject is limited until so long after the window's end. Long enough that the
             next window of an attack, and its first pane, come before.
         quotas: of events per advertiser and base window.
