@@ -236,8 +236,8 @@ def test_a_quota_limits_a_tenant_while_flags_go_on(tmp_path: Path) -> None:
         tmp_path, [clicks("acme", first), clicks("acme", second)], AlertSpec(quotas=QUOTAS)
     )
     limits = [one for one in records if one["kind"] == "rate_limit"]
-    assert sorted((one["subject_type"], one["reasons"][0]["count"]) for one in limits) == [
-        ("advertiser", 30),
-        ("ip", 15),
+    assert sorted((one["subject_type"], one["reasons"][0]["rule"]) for one in limits) == [
+        ("advertiser", "quota_clicks"),
+        ("ip", "givt_click_rate_ip"),
     ]
     assert (counts["alerts_sent"], counts["rate_limits_sent"]) == (1, 2)
