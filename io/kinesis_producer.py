@@ -1,4 +1,4 @@
-"""Log lines into a Kinesis stream: to try a stream with logs that there are already."""
+"""Records into a Kinesis stream: logs, to try a stream with those that there are, and alerts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class PutError(RuntimeError):
     """Kinesis does not take a record."""
 
 
+Entry = tuple[str, bytes]
+"""Partition key and data of a record."""
+
+
 def put_lines(
     config: KinesisConfig, lines: Iterable[bytes], records_a_second: float = 0
 ) -> Iterator[int]:
@@ -43,7 +47,7 @@ def put_lines(
     client = connect(config)
     begun, count = time.monotonic(), 0
     most = max(1, min(RECORDS_A_CALL, round(records_a_second / 5) or RECORDS_A_CALL))
-    for batch in _batches(lines, most):
+    for batch in _batches(((_key(line), line) for line in lines), most):
         if records_a_second:
             time.sleep(max(0.0, begun + count / records_a_second - time.monotonic()))
         _put(client, config, batch)
@@ -51,23 +55,36 @@ def put_lines(
         yield count
 
 
-def _batches(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
+def put_entries(client: Any, config: KinesisConfig, entries: Iterable[Entry]) -> None:
+    """Put records under keys of their own, all of them before it returns.
+
+    Records of a key go to one shard. What was refused in part is put again after the rest, and a
+    call that gets no answer is made again: a record can arrive twice, or after a later one.
+
+    Raises:
+        PutError: as :func:`put_lines`.
+    """
+    for batch in _batches(entries, RECORDS_A_CALL):
+        _put(client, config, batch)
+
+
+def _batches(entries: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
     size = 0
-    for line in lines:
+    for key, line in entries:
         if len(line) > LONGEST_RECORD:
             raise PutError(f"a line of {len(line):,} bytes is longer than a record may be, 1 MiB.")
         if batch and (len(batch) == most or size + len(line) > BYTES_A_CALL):
             yield batch
             batch, size = [], 0
-        batch.append(line)
+        batch.append((key, line))
         size += len(line)
     if batch:
         yield batch
 
 
-def _put(client: Any, config: KinesisConfig, lines: list[bytes]) -> None:
-    left = lines
+def _put(client: Any, config: KinesisConfig, entries: list[Entry]) -> None:
+    left = entries
     try:
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_passing),
@@ -77,11 +94,11 @@ def _put(client: Any, config: KinesisConfig, lines: list[bytes]) -> None:
         ):
             with attempt:
                 answer = client.put_records(
-                    Records=[{"Data": line, "PartitionKey": _key(line)} for line in left],
+                    Records=[{"Data": line, "PartitionKey": key} for key, line in left],
                     **config.target,
                 )
                 results = zip(left, answer["Records"], strict=True)
-                left = [line for line, result in results if "ErrorCode" in result]
+                left = [entry for entry, result in results if "ErrorCode" in result]
                 if left:
                     raise _Left(f"{len(left)} records were refused for {GIVE_UP_SECONDS:.0f} s")
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:

@@ -27,6 +27,7 @@ from adtally.pipelines.stream_cli import stream_options
 
 USAGE_ERRORS = frozenset(
     {
+        "AlertSinkError",
         "ConfigError",
         "ElasticsearchConfigError",
         "GenerateError",

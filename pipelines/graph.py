@@ -10,6 +10,7 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from adtally.io.alerts import SendAlerts
 from adtally.io.dead_letter_source import ReadDeadLetters
 from adtally.io.dead_letters import DeadLetter
 from adtally.io.kinesis_chunks import ToChunks
@@ -23,8 +24,11 @@ from adtally.io.sources import ReadEventLog, ReadLogs
 from adtally.pipelines.job import Job
 from adtally.transforms.anomaly_windows import JudgeSeries
 from adtally.transforms.decode_events import DecodeEvents
+from adtally.transforms.raise_alerts import RaiseAlerts
 from adtally.transforms.rollup_windows import RollUpWindows
 from adtally.transforms.tally_windows import (
+    FLAGS,
+    SUMMARIES,
     SliceByWindow,
     TallyWindows,
     WithoutEarly,
@@ -60,6 +64,11 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
                 job.verdict_spec, job.series_windowing
             )
             dead_letters += write_verdicts(anomalies, "anomalies", job)
+        if job.alerts is not None:
+            alerts = {name: tallied[name] for name in (FLAGS, SUMMARIES)} | "RaiseAlerts" >> (
+                RaiseAlerts(job.alert_spec)
+            )
+            alerts | "SendAlerts" >> SendAlerts(job.alerts)
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
         letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())

@@ -15,6 +15,7 @@ from adtally.io.files import join
 from adtally.io.flush import Flush
 from adtally.io.kinesis import ReadFromKinesis
 from adtally.io.logs import Block, identity
+from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.anomalies import past_ms
 from adtally.transforms.decode import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
@@ -29,6 +30,7 @@ from adtally.transforms.verdicts import VerdictSpec
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:
+    from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
 
 DAY_MS = 86_400_000
@@ -186,6 +188,8 @@ class Job:
         tally: False only appends to the log (a replay, before its re-tally).
         scratch_folder: a folder on this machine for the run's progress and spilled slices; empty
             where workers are elsewhere.
+        alerts: where alerts go; only streams have any.
+        alert_spec: what they tell.
     """
 
     output: str
@@ -201,6 +205,8 @@ class Job:
     scratch_folder: str = ""
     reads: tuple[ReadFromKinesis, ...] = ()
     streaming: Streaming | None = None
+    alerts: AlertSink | None = None
+    alert_spec: AlertSpec = AlertSpec()
 
     @property
     def id(self) -> str:

@@ -26,10 +26,12 @@ from adtally.pipelines.graph import build
 from adtally.pipelines.job import ConfigError, Job, Settings, Streaming
 from adtally.pipelines.progress import Watch
 from adtally.runners.unbounded import start
+from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.rules.history import LOOK_BACK_MS
 
 if TYPE_CHECKING:
+    from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
 
 RESTART_MARGIN_MS: Final = 600_000
@@ -51,6 +53,8 @@ class StreamRequest:
         reads: the streams; ``start_ms`` of None-like positions is settled by :func:`prepare`.
         resume: begin where the output ends (DESIGN: a start without state never begins at the
             tip), whatever ``reads`` say.
+        alerts: where alerts go; None for nowhere.
+        alert_spec: what they tell.
         arguments: Beam options, with the runner.
     """
 
@@ -63,6 +67,8 @@ class StreamRequest:
     look_back_seconds: int = 300
     flush_seconds: int = 300
     writers: int = 2
+    alerts: AlertSink | None = None
+    alert_spec: AlertSpec = AlertSpec()
     resume: bool = True
     arguments: tuple[str, ...] = ()
 
@@ -94,6 +100,8 @@ def prepare(request: StreamRequest) -> Job:
             flush_seconds=request.flush_seconds,
             writers=request.writers,
         ),
+        alerts=request.alerts,
+        alert_spec=request.alert_spec,
     )
     settle_manifest(job)
     leave_views(job)
@@ -106,6 +114,8 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
 
     job = prepare(request)
     check_elasticsearch(job)
+    if job.alerts is not None:
+        job.alerts.check()
     for read in job.reads:
         _LOG.info(
             "reading stream=%s from=%s job=%s", read.config.stream, _shown(read.start_ms), job.id

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.options import Duration, Instant, options
 from adtally.runners.flink import LEAST_PARALLELISM
 
@@ -100,6 +101,7 @@ stream_options = options(
         show_default=True,
         help="Files of the event log that are collected side by side.",
     ),
+    alert_options,
     click.option("--prism", help="Prism's binary.  [default: found, or built with Go]"),
     click.option("--flink-job-endpoint", help="HOST:PORT of Beam's job server for Flink."),
     click.option("--flink-artifact-endpoint", default="", help="HOST:PORT of its artifacts."),
@@ -164,16 +166,20 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    settings = stream_settings_for(given)
+    alerts, alert_spec = alerts_of(given, settings.ruleset.quotas)
     return StreamRequest(
         reads=reads,
         output=given["output"],
-        settings=stream_settings_for(given),
+        settings=settings,
         mapping=load_mapping(given["mapping"]) if given["mapping"] else identity_mapping(),
         elasticsearch=elastic,
         pane_seconds=given["pane_every"],
         look_back_seconds=given["look_back_every"],
         flush_seconds=given["flush_every"],
         writers=given["writers"],
+        alerts=alerts,
+        alert_spec=alert_spec,
         resume=given["start"] is None and not given["flink_savepoint"],
         arguments=(*runner_arguments(given), *beam_arguments),
     )
@@ -269,6 +275,8 @@ def line(counts: dict[str, int]) -> str:
         "panes_on_time",
         "panes_late",
         "documents_written",
+        "alerts_sent",
+        "rate_limits_sent",
         "log_rows",
         "kinesis_throttled",
         "kinesis_retries",

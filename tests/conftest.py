@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
 from tests.nodes import started_flink, started_kinesis, started_node
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("adtally", deadline=None)
+hypothesis.settings.load_profile("adtally")
 
 REAL_CLICKS = Path(__file__).parents[2] / "shared" / "data" / "clicks"
 

@@ -11,10 +11,16 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.transforms.window import TimestampedValue
 
-from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
+from adtally.io.arrow import from_ipc, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.transforms.anomalies import judge_series, past_ms, series_of
-from adtally.transforms.tally_windows import Counters, Windowing, pane_tags, part_name
+from adtally.transforms.tally_windows import (
+    Counters,
+    Windowing,
+    pane_tags,
+    part_name,
+    shard_of,
+)
 from adtally.transforms.verdicts import VerdictSpec
 
 
@@ -59,7 +65,7 @@ class _ByShard(beam.DoFn):
     def process(self, summaries: pa.Table) -> Iterator[Any]:
         cut = self._spec.cut
         reach_ms = past_ms(self._spec.tally.window_ms)
-        shard = int(tag(summaries, "part").rsplit("-", 1)[1])
+        shard = shard_of(summaries)
         series = series_of(summaries)
         start = cut.start(pl.col("window"))
         for hop in range(1 + -(-reach_ms // cut.window_ms)):

@@ -10,11 +10,16 @@ import apache_beam as beam
 import polars as pl
 import pyarrow as pa
 
-from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
+from adtally.io.arrow import from_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.transforms.rollup import roll_up
 from adtally.transforms.tally import TallySpec
-from adtally.transforms.tally_windows import Windowing, pane_tags, part_name
+from adtally.transforms.tally_windows import (
+    Windowing,
+    keyed_by_shard,
+    pane_tags,
+    part_name,
+)
 from adtally.transforms.windows import Ranges, within
 
 
@@ -40,7 +45,7 @@ class RollUpWindows(beam.PTransform):
     def expand(self, summaries: Any) -> Any:
         return (
             summaries
-            | "Key by shard" >> beam.Map(_keyed).with_output_types(tuple[int, bytes])
+            | "Key by shard" >> beam.Map(keyed_by_shard).with_output_types(tuple[int, bytes])
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
             | "Roll up"
@@ -48,10 +53,6 @@ class RollUpWindows(beam.PTransform):
                 pa.Table
             )
         )
-
-
-def _keyed(summaries: pa.Table) -> tuple[int, bytes]:
-    return int(tag(summaries, "part").rsplit("-", 1)[1]), to_ipc(summaries)
 
 
 class _RollUp(beam.DoFn):

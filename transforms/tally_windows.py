@@ -289,3 +289,13 @@ def is_context(table: pa.Table) -> bool:
 def part_name(shard: int, window: Any) -> str:
     """What the tables of a group are named after."""
     return f"{window.start.micros // 1_000_000}-{shard:04d}"
+
+
+def keyed_by_shard(summaries: pa.Table) -> tuple[int, bytes]:
+    """A table of a pane with its shard, serialised."""
+    return shard_of(summaries), to_ipc(summaries)
+
+
+def shard_of(table: pa.Table) -> int:
+    """The shard that a table of a pane was computed for."""
+    return int(tag(table, "part").rsplit("-", 1)[1])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from adtally.io import kinesis_producer
 from adtally.io.kinesis_client import KinesisConfig
-from adtally.io.kinesis_producer import PutError, put_lines
+from adtally.io.kinesis_producer import PutError, put_entries, put_lines
 from adtally.pipelines.cli import cli
 from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from tests import streams
@@ -50,6 +50,18 @@ def test_what_was_refused_is_put_again_and_nothing_else(monkeypatch: pytest.Monk
     lines = [b"%d" % number for number in range(20)]
     assert list(put_lines(CONFIG, lines)) == [20]
     assert sorted(client.taken) == sorted(lines)
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_records_keep_their_keys_when_they_are_put_again() -> None:
+    class Keyed(Client):
+        def put_records(self, Records: list[dict[str, Any]], StreamName: str) -> dict[str, Any]:
+            assert all(one["PartitionKey"] == f"key {one['Data'].decode()}" for one in Records)
+            return super().put_records(Records, StreamName)
+
+    client = Keyed(throttled())
+    put_entries(client, CONFIG, ((f"key {number}", b"%d" % number) for number in range(1_200)))
+    assert sorted(client.taken) == sorted(b"%d" % number for number in range(1_200))
 
 
 def test_a_refusal_for_good_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

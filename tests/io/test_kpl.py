@@ -49,7 +49,7 @@ def test_an_aggregate_gives_its_records_in_order_with_their_place() -> None:
     assert deaggregate(data, 0, LAST) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=9), st.binary(max_size=40)), min_size=1))
 def test_whatever_went_in_comes_out(records: list[tuple[str, bytes]]) -> None:
     found = deaggregate(aggregate(*records), 0, LAST)
@@ -57,7 +57,7 @@ def test_whatever_went_in_comes_out(records: list[tuple[str, bytes]]) -> None:
     assert [one.subsequence for one in found or []] == list(range(len(records)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_no_bytes_break_it(body: bytes) -> None:
     deaggregate(body, 0, LAST)

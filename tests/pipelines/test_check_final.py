@@ -86,7 +86,7 @@ def test_what_is_final_ends_at_a_full_hour(
     assert refused(streamed, border + MINUTE, lateness_seconds)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     now_ms=st.integers(NOON, NOON + 40 * HOUR_MS),
     lateness=st.integers(0, 100_000),

@@ -331,7 +331,7 @@ def chunks_of(files: list[list[bytes]], cuts: list[int]) -> list[LogChunk]:
     return chunks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(LINES, min_size=1, max_size=3), st.lists(st.integers(0, 30), max_size=6))
 def test_the_outcome_of_a_line_depends_on_the_line_and_its_place(
     files: list[list[tuple[bytes, str]]], cuts: list[int]

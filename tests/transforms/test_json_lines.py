@@ -258,7 +258,7 @@ LINES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(LINES.map(lambda line: line.rstrip(b"\r")))
 @example(b'{"a":1}\x0c')
 @example(rb'{"\"a":null}')
@@ -267,7 +267,7 @@ def test_agrees_with_the_reference(line: bytes) -> None:
     assert_as_reference(line)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(LINES, max_size=8), st.randoms(use_true_random=False), st.booleans())
 def test_a_line_depends_on_itself_alone(
     lines: list[bytes], chance: random.Random, last_end: bool
@@ -292,7 +292,7 @@ def test_a_line_depends_on_itself_alone(
             assert xxhash.xxh3_64_intdigest(line) == digest % 2**64
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(LINES)
 def test_both_decoders_give_the_same(line: bytes) -> None:
     """What Polars and the scan give is what decoding the line alone gives."""
@@ -305,7 +305,7 @@ def test_both_decoders_give_the_same(line: bytes) -> None:
         assert [(why.error_type, why.message) for _, why in rows.rejected] == [found[:2]]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(damaged())
 def test_polars_accepts_only_json(line: bytes) -> None:
     """The fast path takes Polars' word that a line is JSON; it never accepts more than msgspec."""

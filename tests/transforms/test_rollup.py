@@ -56,7 +56,7 @@ def rolled(*tables: pa.Table, window_ms: int = HOUR) -> pa.Table:
     return roll_up(tables, window_ms, HOUR, ("country",), BASE.uniques_k)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(EVENTS)
 def test_a_roll_up_equals_the_tally_of_the_larger_window(events: list[Event]) -> None:
     direct = base_rows(events, window_ms=HOUR)
@@ -68,7 +68,7 @@ def test_a_roll_up_equals_the_tally_of_the_larger_window(events: list[Event]) ->
     assert in_two_steps.equals(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EVENTS, st.integers(0, 1000))
 def test_panes_that_come_again_change_nothing(events: list[Event], seed: int) -> None:
     dice = random.Random(seed)
@@ -79,7 +79,7 @@ def test_panes_that_come_again_change_nothing(events: list[Event], seed: int) ->
     assert rolled(*rows).equals(rolled(last))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(EVENTS)
 def test_the_version_rises_with_every_event(events: list[Event]) -> None:
     keys = ("window_start", "advertiser_id", "country", "currency")

@@ -82,7 +82,7 @@ ADDRESSES = st.one_of(SIX, FOUR.map(lambda n: n + MAPPED))
 # Networks.
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.lists(FOUR_NETWORKS, max_size=6),
@@ -213,7 +213,7 @@ def test_what_is_no_address_is_not_judged(text: str | None) -> None:
     assert [contain(networks, ["10.0.0.1", text])[1] for networks in everything] == [None] * 4
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.one_of(st.text("0123456789af.:", max_size=18), st.text(max_size=8))))
 def test_any_text_is_an_address_exactly_when_ipaddress_says_so(texts: list[str]) -> None:
     texts = [text.replace("%", "") for text in texts]  # of zones nothing is known
@@ -381,7 +381,7 @@ PATTERNS = WORDS.filter(lambda text: text.replace("|", "").strip()).map(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(PATTERNS, st.booleans(), st.lists(PATTERNS, max_size=2), st.booleans()),

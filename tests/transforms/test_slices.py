@@ -54,7 +54,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS, st.sampled_from([(), ((T0 - HOUR, T0), (T0 + 1, T0 + HOUR))]), st.booleans())
 def test_nothing_is_lost(rows: list[dict[str, Any]], ranges: Any, counts_late: bool) -> None:
     spec = SliceSpec(MINUTE, HOUR, None if counts_late else 5 * MINUTE, (), 4, ranges)

@@ -299,7 +299,7 @@ def in_slices(events: list[Event], seed: int) -> list[pa.Table]:
     return [table(shuffled[:cut]), table(shuffled[cut:]), table([])]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(EVENTS, st.integers(0, 1000))
 def test_the_tally_equals_the_reference_in_any_order_and_cut(
     events: list[Event], seed: int
@@ -314,7 +314,7 @@ def test_the_tally_equals_the_reference_in_any_order_and_cut(
     assert plain(tally([table(events, ())], without)) == reference(events, without)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(EVENTS, st.data())
 def test_copies_of_events_raise_duplicates_and_version_only(events: list[Event], data: Any) -> None:
     again = data.draw(st.lists(st.sampled_from(events), max_size=10))
@@ -328,7 +328,7 @@ def test_copies_of_events_raise_duplicates_and_version_only(events: list[Event],
     assert all(new["version"] >= old["version"] for old, new in zip(once, twice, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(EVENTS)
 def test_shards_and_windows_can_be_tallied_apart(events: list[Event]) -> None:
     together = plain(tally([table(events)], SPEC))

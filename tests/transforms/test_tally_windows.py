@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from adtally.io.arrow import from_ipc, tag, with_tag
 from adtally.io.sources import NAMESPACE
 from adtally.runners.direct import NAME, run_bounded
-from adtally.transforms.rollup_windows import _keyed
 from adtally.transforms.tally_windows import (
     ARRIVAL_SLACK_MS,
     EARLY,
@@ -29,6 +28,7 @@ from adtally.transforms.tally_windows import (
     Counters,
     Windowing,
     WithoutEarly,
+    keyed_by_shard,
     pane_tags,
     part_name,
 )
@@ -159,7 +159,7 @@ def test_a_roll_up_finds_the_shard_in_the_name_of_a_part(
 ) -> None:
     part = part_name(shard, window(minutes * MINUTE))
     summaries = with_tag(pa.table({"clicks": pa.array(range(rows), pa.int64())}), part=part)
-    key, data = _keyed(summaries)
+    key, data = keyed_by_shard(summaries)
     assert key == shard
     assert from_ipc(data).equals(summaries)
 

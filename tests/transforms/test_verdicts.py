@@ -93,7 +93,7 @@ def judged(rows: list[Row], beam_window_ms: int, parts: int = 1, **options: Any)
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ROWS, st.integers(1, 5), st.randoms(use_true_random=False), st.booleans())
 def test_hours_give_what_days_give(
     rows: list[Row], parts: int, shuffler: random.Random, keep_empty: bool
@@ -105,7 +105,7 @@ def test_hours_give_what_days_give(
     assert judged(again, HOUR, keep_empty=keep_empty) == whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ROWS, st.integers(21, 25), st.integers(1, 4))
 def test_a_range_gives_its_part_of_the_whole(rows: list[Row], first: int, hours: int) -> None:
     low, high = T0 + first * HOUR, T0 + (first + hours) * HOUR
@@ -118,7 +118,7 @@ def test_a_range_gives_its_part_of_the_whole(rows: list[Row], first: int, hours:
     assert judged(rows, DAY, ranges=cut) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ROWS, st.integers(0, 60))
 def test_more_events_give_a_higher_version_of_the_same_windows(rows: list[Row], some: int) -> None:
     def versions(seen: list[Row]) -> dict[tuple[Any, str], int]:

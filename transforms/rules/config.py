@@ -1,4 +1,4 @@
-"""A file of rules: thresholds, lists, and what is different for single advertisers.
+"""A file of rules: thresholds, lists, quotas, and what is different for single advertisers.
 
 ``docs/rules.md`` explains it with examples.
 """
@@ -19,6 +19,7 @@ from adtally.io.files import join, read_bytes
 from adtally.transforms.rules.addresses import Networks, network
 from adtally.transforms.rules.base import RuleError
 from adtally.transforms.rules.lists import Lists, read_networks, read_user_agents
+from adtally.transforms.rules.quotas import QUOTA_MEASURES, Quotas, check_quota
 from adtally.transforms.rules.ruleset import (
     EVENT_RULES,
     HISTORY_RULES,
@@ -45,6 +46,7 @@ class _Advertiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: dict[str, int | float] = {}
     allow_ips: list[str] = []
     allow_users: list[str] = []
+    quotas: dict[str, int] = {}
 
 
 def read_rules(path: str) -> Ruleset:
@@ -77,7 +79,7 @@ class _File:
         self._path = path
 
     def ruleset(self) -> Ruleset:
-        self._known((), self._content, ("rules", "lists", "advertisers"))
+        self._known((), self._content, ("rules", "lists", "advertisers", "quotas"))
         settings = self._table(("rules",))
         self._known(("rules",), settings, _KINDS)
         advertisers = {name: self._advertiser(name) for name in self._table(("advertisers",))}
@@ -88,6 +90,7 @@ class _File:
             series_rules=self._rules(SERIES_RULES),
             lists=self._lists(),
             advertisers=advertisers,
+            quotas=self._quotas(),
         )
 
     def _rules(self, kinds: Iterable[Any]) -> tuple[Any, ...]:
@@ -149,6 +152,24 @@ class _File:
             Networks(frozenset(networks)),
             frozenset(given.allow_users),
         )
+
+    def _quotas(self) -> Quotas:
+        own = {
+            name: given
+            for name in self._table(("advertisers",))
+            if (given := self._quota(("advertisers", name, "quotas")))
+        }
+        return Quotas(self._quota(("quotas",)), own)
+
+    def _quota(self, at: tuple[str, ...]) -> dict[str, int]:
+        given = self._table(at)
+        self._known(at, given, QUOTA_MEASURES)
+        for measure, value in given.items():
+            try:
+                check_quota(msgspec.convert(value, int))
+            except (msgspec.ValidationError, RuleError) as error:
+                raise self._wrong((*at, measure), f"is {value!r}: {error}") from error
+        return dict(given)
 
     def _table(self, at: tuple[str, ...]) -> dict[str, Any]:
         found: Any = self._content

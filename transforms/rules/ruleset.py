@@ -31,6 +31,7 @@ from adtally.transforms.rules.event_rules import (
 )
 from adtally.transforms.rules.history import History, HistoryRule
 from adtally.transforms.rules.lists import Lists
+from adtally.transforms.rules.quotas import Quotas
 from adtally.transforms.rules.regular_interval import RegularInterval
 from adtally.transforms.rules.series import ANOMALY, Scores, Series, SeriesRule
 from adtally.transforms.rules.user_rate import ClickRateUser, ImpressionRateUser
@@ -97,6 +98,7 @@ class Ruleset:
         series_rules: run over the series of each advertiser's base windows.
         lists: what event rules look things up in.
         advertisers: by ``advertiser_id``, what is different for them.
+        quotas: of events per advertiser; they judge nothing.
     """
 
     event_rules: tuple[EventRule, ...] = tuple(rule() for rule in EVENT_RULES)
@@ -105,10 +107,14 @@ class Ruleset:
     series_rules: tuple[SeriesRule, ...] = tuple(rule() for rule in SERIES_RULES)
     lists: Lists = Lists()
     advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
+    quotas: Quotas = Quotas()
 
     @property
     def version(self) -> str:
-        """Changes with any threshold, list or exception: a name for what was judged by what."""
+        """Changes with any threshold, list or exception: a name for what was judged by what.
+
+        Not with quotas: no flag depends on them.
+        """
         content = {
             "rules": {rule.NAME: dataclasses.asdict(rule) for rule in self._rules()},
             "lists": self.lists.fingerprint,

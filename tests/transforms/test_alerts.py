@@ -1,0 +1,285 @@
+"""What receivers are told, pane by pane: the comparison, without Beam."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adtally.transforms.alerts import (
+    Alert,
+    AlertSpec,
+    Memory,
+    RateLimit,
+    Record,
+    Row,
+    Suppressed,
+    Verdict,
+    compare,
+    count_kinds,
+)
+from tests.alert_schemas import check
+
+START = 1_772_366_400_000  # 2026-03-01T12:00:00Z
+MINUTE = 60_000
+SPEC = AlertSpec()
+
+
+def flag(
+    subject: str = "203.0.113.7", rule: str = "givt_click_rate_ip", count: int = 31
+) -> Verdict:
+    kind = "advertiser" if rule == "givt_invalid_ua" else "ip"
+    return Verdict(rule, "GIVT", kind, subject, count, 30, ["a", "b"])
+
+
+def row(version: int, *verdicts: Verdict, advertiser: str = "acme", **more: Any) -> Row:
+    return Row(advertiser, START, START + MINUTE, version, list(verdicts), "2-abc", **more)
+
+
+def told(memory: Memory, pane: Row, spec: AlertSpec = SPEC) -> list[Record]:
+    """What a pane says, after the memory went through its own serialisation."""
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(memory), type=Memory)
+    records = compare(stored, pane, spec)
+    for name in memory.__struct_fields__:
+        setattr(memory, name, getattr(stored, name))
+    for record in records:
+        check(json.loads(record.to_json()))
+    return records
+
+
+def shown(records: list[Record]) -> list[tuple[Any, ...]]:
+    return [
+        (type(one).__name__, one.count)
+        if isinstance(one, Suppressed)
+        else (type(one).__name__, one.state, one.subject)
+        for one in records
+    ]
+
+
+def test_a_flag_is_raised_once_over_many_panes() -> None:
+    memory = Memory()
+    first = told(memory, row(40, flag()))
+    assert shown(first) == [
+        ("Alert", "raised", "203.0.113.7"),
+        ("RateLimit", "limited", "203.0.113.7"),
+    ]
+    for version in range(41, 60):
+        assert told(memory, row(version, flag(count=version))) == []
+
+
+def test_a_record_says_what_it_is_about() -> None:
+    alert, limit = (json.loads(one.to_json()) for one in told(Memory(), row(40, flag())))
+    assert (
+        alert.items()
+        >= {
+            "kind": "alert",
+            "state": "raised",
+            "advertiser_id": "acme",
+            "window_start": "2026-03-01T12:00:00.000Z",
+            "window_end": "2026-03-01T12:01:00.000Z",
+            "rule": "givt_click_rate_ip",
+            "count": 31,
+            "threshold": 30,
+            "version": 40,
+            "ruleset_version": "2-abc",
+        }.items()
+    )
+    assert (
+        limit.items()
+        >= {
+            "kind": "rate_limit",
+            "state": "limited",
+            "subject_type": "ip",
+            "subject": "203.0.113.7",
+            "event_type": "click",
+            "until": "2026-03-01T12:11:00.000Z",
+            "reasons": [{"rule": "givt_click_rate_ip", "count": 31, "threshold": 30}],
+        }.items()
+    )
+
+
+def test_a_flag_that_falls_is_withdrawn_and_may_be_raised_again() -> None:
+    memory = Memory()
+    raised = told(memory, row(1, flag()))
+    withdrawn = told(memory, row(2))
+    assert shown(withdrawn) == [
+        ("Alert", "withdrawn", "203.0.113.7"),
+        ("RateLimit", "withdrawn", "203.0.113.7"),
+    ]
+    limit = withdrawn[1]
+    assert isinstance(limit, RateLimit)
+    assert (limit.until, limit.reasons) == ("2026-03-01T12:00:00.000Z", [])
+    assert told(memory, row(3)) == []
+    again = told(memory, row(4, flag()))
+    assert [one.key for one in raised] == [one.key for one in withdrawn]
+    assert [one.key for one in raised] == [one.key for one in again]
+    assert len({one.id for one in (*raised, *withdrawn, *again)}) == 6
+
+
+def test_a_pane_that_saw_no_more_events_changes_nothing() -> None:
+    memory = Memory()
+    assert len(told(memory, row(9))) == 0
+    assert told(memory, row(8, flag())) == []
+    assert told(memory, row(9, flag())) == []
+    assert len(told(memory, row(10, flag()))) == 2
+    assert told(memory, row(9)) == []
+
+
+def test_a_bundle_that_is_run_again_gives_the_same_bytes() -> None:
+    first, again = (
+        [one.to_json() for one in told(Memory(), row(40, flag(), flag("b")))] for _ in range(2)
+    )
+    assert first == again
+
+
+def test_ids_tell_advertisers_windows_rules_and_subjects_apart() -> None:
+    one = row(1, flag(), flag("b"), flag(rule="givt_duplicate_click"))
+    later = msgspec.structs.replace(one, start_ms=START + MINUTE, end_ms=START + 2 * MINUTE)
+    other = msgspec.structs.replace(one, advertiser_id="other")
+    records = [record for pane in (one, later, other) for record in told(Memory(), pane)]
+    assert len({record.id for record in records}) == len(records) == 15
+
+
+def test_a_subject_with_two_flags_is_limited_until_both_have_fallen() -> None:
+    memory = Memory()
+    both = told(memory, row(1, flag(), flag(rule="givt_duplicate_click")))
+    (limit,) = (one for one in both if isinstance(one, RateLimit))
+    assert sorted(reason["rule"] for reason in limit.reasons) == [
+        "givt_click_rate_ip",
+        "givt_duplicate_click",
+    ]
+    assert shown(told(memory, row(2, flag()))) == [("Alert", "withdrawn", "203.0.113.7")]
+    assert [type(one) for one in told(memory, row(3))] == [Alert, RateLimit]
+
+
+def test_a_rule_of_single_events_limits_nobody() -> None:
+    assert shown(told(Memory(), row(1, flag("acme", "givt_invalid_ua")))) == [
+        ("Alert", "raised", "acme")
+    ]
+
+
+# The limit.
+
+
+def test_above_the_limit_the_worst_are_raised_and_the_others_counted() -> None:
+    memory, spec = Memory(), AlertSpec(most=2)
+    attack = [flag(str(number), count=100 + number) for number in range(10)]
+    first = told(memory, row(1, *attack), spec)
+    assert shown(first)[:3] == [
+        ("Alert", "raised", "9"),
+        ("Alert", "raised", "8"),
+        ("Suppressed", 8),
+    ]
+    assert sorted(shown(first)[3:]) == [
+        ("RateLimit", "limited", "8"),
+        ("RateLimit", "limited", "9"),
+    ]
+    assert told(memory, row(2, *attack, flag("10")), spec) == []
+    many = [*attack, *(flag(f"more {number}") for number in range(8))]
+    assert shown(told(memory, row(3, *many), spec)) == [("Suppressed", 16)]
+    assert sorted(shown(told(memory, row(4), spec))) == [
+        ("Alert", "withdrawn", "8"),
+        ("Alert", "withdrawn", "9"),
+        ("RateLimit", "withdrawn", "8"),
+        ("RateLimit", "withdrawn", "9"),
+        ("Suppressed", 0),
+    ]
+    assert shown(told(memory, row(5, flag("9")), spec)) == [("Suppressed", 1)]
+    assert memory.suppressed_most == 16
+
+
+def test_what_is_suppressed_is_told_in_steps_of_two() -> None:
+    memory, spec = Memory(), AlertSpec(most=1)
+    said = []
+    for version in range(1, 1_001):
+        records = told(memory, row(version, *(flag(str(n)) for n in range(version))), spec)
+        said += [one.count for one in records if isinstance(one, Suppressed)]
+    assert said == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+
+
+def test_an_attack_costs_a_receiver_a_bounded_number_of_records() -> None:
+    rng = random.Random(1)
+    memory, spec = Memory(), AlertSpec(most=5)
+    records: list[Record] = []
+    for version in range(300):
+        subjects = rng.sample(range(1_000), rng.randrange(40))
+        records += told(memory, row(version, *(flag(str(one)) for one in subjects)), spec)
+    counts = count_kinds(records)
+    assert counts["alerts_sent"] == 5
+    assert counts["alerts_withdrawn"] <= 5
+    assert counts["rate_limits_sent"] <= 10
+    assert len(memory.flags) <= 5
+    assert len({one.id for one in records}) == len(records)
+
+
+# Quotas.
+
+
+def quota(count: int, measure: str = "clicks", advertiser: str = "acme") -> Verdict:
+    return Verdict(f"quota_{measure}", "", "advertiser", advertiser, count, 20)
+
+
+def test_a_quota_limits_the_advertiser_once_and_raises_no_alert() -> None:
+    memory = Memory()
+    (limit,) = told(memory, row(21, quota(21), quota=True))
+    assert isinstance(limit, RateLimit)
+    assert (limit.subject_type, limit.subject, limit.event_type) == ("advertiser", "acme", "click")
+    assert limit.reasons == [{"rule": "quota_clicks", "count": 21, "threshold": 20}]
+    assert told(memory, row(30, quota(30), quota=True)) == []
+    (other,) = told(memory, row(31, quota(30), quota(21, "impressions"), quota=True))
+    assert isinstance(other, RateLimit)
+    assert other.event_type == "impression"
+
+
+def test_all_quotas_are_told_whatever_the_limit_of_alerts_is() -> None:
+    both = row(30, quota(30), quota(21, "impressions"), quota=True)
+    assert len(told(Memory(), both, AlertSpec(most=1))) == 2
+
+
+# Any order.
+
+PANES = st.lists(
+    st.lists(st.sampled_from("abcdef"), unique=True, max_size=6), min_size=1, max_size=12
+)
+
+
+@given(panes=PANES, order=st.randoms(use_true_random=False), most=st.integers(1, 20))
+def test_receivers_that_keep_the_highest_version_of_a_key_know_what_holds(
+    panes: list[list[str]], order: random.Random, most: int
+) -> None:
+    """Panes come out of order and twice; the newest of those that came is what stands."""
+    rows = [row(at, *map(flag, subjects)) for at, subjects in enumerate(panes)]
+    rows += order.choices(rows, k=3)
+    order.shuffle(rows)
+    memory, records = Memory(), []
+    for pane in rows:
+        records += told(memory, pane, AlertSpec(most=most))
+    order.shuffle(records)
+    newest: dict[str, Any] = {}
+    for record in records:
+        if record.key not in newest or newest[record.key].version < record.version:
+            newest[record.key] = record
+    raised = {
+        one.subject for one in newest.values() if isinstance(one, Alert) and one.state == "raised"
+    }
+    limited = {
+        one.subject
+        for one in newest.values()
+        if isinstance(one, RateLimit) and one.state == "limited"
+    }
+    assert raised == limited
+    assert raised <= set(panes[-1])
+    left = len(panes[-1]) - len(raised)
+    counts = [one.count for one in newest.values() if isinstance(one, Suppressed)]
+    assert left / 2 <= sum(counts) <= left * 2
+
+
+@pytest.mark.parametrize("bad", [{"most": 0}, {"hold_ms": -1}])
+def test_settings_that_tell_nothing_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="give"):
+        AlertSpec(**bad)
