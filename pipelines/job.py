@@ -292,9 +292,9 @@ class Job:
 
     @property
     def verdict_spec(self) -> VerdictSpec:
-        return VerdictSpec(
-            self.tally_spec, self.history_cut, self.ranges, keep_empty=self.streaming is not None
-        )
+        # What is read from a stream, with an end or without, may correct what a run before said.
+        keep_empty = bool(self.reads)
+        return VerdictSpec(self.tally_spec, self.history_cut, self.ranges, keep_empty)
 
     @property
     def history_windowing(self) -> Windowing:

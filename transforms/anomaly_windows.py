@@ -52,7 +52,8 @@ class JudgeSeries(beam.PTransform):
             | beam.Flatten()
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
-            | "Judge" >> beam.ParDo(_Judge(self.spec)).with_output_types(pa.Table)
+            | "Judge"
+            >> beam.ParDo(_Judge(self.spec, self.windowing.accumulates)).with_output_types(pa.Table)
         )
 
 
@@ -85,8 +86,9 @@ class _ByShard(beam.DoFn):
 
 
 class _Judge(beam.DoFn):
-    def __init__(self, spec: VerdictSpec) -> None:
+    def __init__(self, spec: VerdictSpec, accumulating: bool) -> None:
         self._spec = spec
+        self._accumulating = accumulating
 
     def setup(self) -> None:
         self._count = Counters()
@@ -102,6 +104,6 @@ class _Judge(beam.DoFn):
         found = judge_series([from_ipc(part) for part in parts], begin_ms, self._spec)
         if found.num_rows:
             yield with_tag(found, part=part_name(shard, window), **pane_tags(pane))
-            if not self._spec.keep_empty:
+            if not self._accumulating:
                 flags = pl.Series(found["flags"])
                 self._count.add("anomalies", int(flags.list.len().sum()))

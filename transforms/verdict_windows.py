@@ -44,13 +44,15 @@ class JudgeHistory(beam.PTransform):
             slices
             | "Window" >> self.windowing.into()
             | "Group by shard" >> GroupPanes()
-            | "Judge" >> beam.ParDo(_Judge(self.spec)).with_output_types(pa.Table)
+            | "Judge"
+            >> beam.ParDo(_Judge(self.spec, self.windowing.accumulates)).with_output_types(pa.Table)
         )
 
 
 class _Judge(beam.DoFn):
-    def __init__(self, spec: VerdictSpec) -> None:
+    def __init__(self, spec: VerdictSpec, accumulating: bool) -> None:
         self._spec = spec
+        self._accumulating = accumulating
 
     def setup(self) -> None:
         self._count = Counters()
@@ -70,7 +72,7 @@ class _Judge(beam.DoFn):
         self._count.add(f"look_back_panes_{tags[TIMING]}", 1)
         if verdicts.num_rows:
             yield with_tag(verdicts, part=part_name(shard, window), **tags)
-            if not self._spec.keep_empty:
+            if not self._accumulating:
                 self._add_up(verdicts)
 
     def _add_up(self, verdicts: pa.Table) -> None:

@@ -33,8 +33,8 @@ class VerdictSpec:
         tally: how the summaries are made that verdicts adjust.
         cut: history windows.
         ranges: what was tallied, empty for all; history windows that these cut are left out.
-        keep_empty: give a row for every advertiser and history window, because an earlier pane
-            may have given one with flags.
+        keep_empty: give a row for every advertiser and history window, because an earlier pane,
+            or a run before, may have given one with flags.
     """
 
     tally: TallySpec
