@@ -83,7 +83,7 @@ def backfill(request: Request, watch: Watch) -> Outcome:
     files, passed_over = list_files(request.inputs)
     if _is_own_log(files, output):
         return retally(request, _closed(ranges, files, request.settings), watch)
-    _check_is_no_output(files, output)
+    _check_are_logs(files, output)
     job = Job(
         output=output,
         blocks=tuple(pack(files, request.block_bytes)),
@@ -131,10 +131,10 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
         started_ms=now_ms(),
         elasticsearch=request.elasticsearch,
         ranges=ranges,
-        generation=generations.allocate(output),
         retally=True,
     )
-    settle_manifest(job)
+    settle_manifest(job)  # first, so that a run which is refused takes no generation
+    job = replace(job, generation=generations.allocate(output))
     report = execute(job, request, watch)
     generations.commit(output, job.generation, ranges, now_ms())
     leave_views(job)
@@ -330,13 +330,19 @@ def _delete_stale(job: Job) -> int:
         client.close()
 
 
-def _check_is_no_output(files: Sequence[LogFile], output: str) -> None:
+def _check_are_logs(files: Sequence[LogFile], output: str) -> None:
     for file in files:
         kind = file.path.removeprefix(output + "/").split("/")[0]
         if file.path.startswith(output + "/") and kind in OUTPUT_KINDS:
             raise ConfigError(
                 f"input {file.path} is something that adtally wrote; reading it as a log would "
                 f"count it again. Use 'adtally replay' for dead letters, or narrow --input."
+            )
+        if file.format != "json":  # its events would get around what decoding does, such as --pii
+            raise ConfigError(
+                f"input {file.path} is Parquet, and not the event log of {output}: logs are JSON "
+                f"lines. Read the logs that it was made of, or give the output that it belongs to "
+                f"as --output."
             )
 
 

@@ -209,3 +209,22 @@ def test_an_output_from_before_there_was_a_choice_keeps(logs: Path, tmp_path: Pa
     backfilled(logs, output)
     given = ("--input", str(logs), "--output", str(output), "--quiet")
     assert "made with other settings" in refused(*given, "--pii", "truncate")
+
+
+def test_the_log_of_another_output_is_not_taken_over(logs: Path, tmp_path: Path, key: str) -> None:
+    """It is decoded already: its plain addresses would be stored as they are."""
+    backfilled(logs, tmp_path / "plain")
+    output = tmp_path / "out"
+    given = ("--input", str(tmp_path / "plain" / "events"), "--output", str(output), "--quiet")
+    assert "is Parquet, and not the event log" in refused(
+        *given, "--pii", "hash", "--pii-key-file", key
+    )
+    assert not output.exists()
+
+
+def test_a_tally_that_is_refused_takes_no_generation(logs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    backfilled(logs, output)
+    given = ("--input", str(output / "events"), "--output", str(output), "--quiet")
+    assert "made with other settings" in refused(*given, "--pii", "truncate")
+    assert not (output / "generations").exists()
