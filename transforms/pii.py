@@ -19,6 +19,9 @@ KEPT_BITS: Final = {4: 24, 6: 48}
 """Of an address, by IP version: what Google Analytics kept when it was asked to mask addresses
 ("IP masking in Universal Analytics": the last octet of IPv4 and the last 80 bits of IPv6 go)."""
 
+_KEPT_BITS_6TO4: Final = 16 + KEPT_BITS[4]
+"""Of 2002::/16: its next 32 bits are a whole IPv4 address (RFC 3056, 2), which 48 would show."""
+
 LEAST_KEY_BYTES: Final = 16
 PSEUDONYM_BYTES: Final = 12
 """96 bits: among a billion users two share a pseudonym with a probability of 6 in 10^12."""
@@ -151,4 +154,6 @@ def _network(text: str | None) -> str | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     bits = KEPT_BITS[address.version]
+    if isinstance(address, ipaddress.IPv6Address) and address.sixtofour is not None:
+        bits = _KEPT_BITS_6TO4
     return str(ipaddress.ip_network((address.packed, bits), strict=False).network_address)
