@@ -256,6 +256,7 @@ def settle_manifest(job: Job) -> None:
             f"up. Use the same settings, or another --output."
         )
     rollups = {*job.settings.rollup_seconds, *(found or {}).get("rollup_seconds", [])}
+    key_file = job.settings.pii.key_file if job.decodes else (found or {}).get("pii_key_file", "")
     shards = {"stream_shards": job.settings.shards} if job.streaming is not None else {}
     content = {
         **(found or {}),
@@ -263,7 +264,7 @@ def settle_manifest(job: Job) -> None:
         **wanted,
         **shards,
         "rollup_seconds": sorted(rollups),
-        "pii_key_file": job.settings.pii.key_file,
+        "pii_key_file": key_file,
         "rules": {"file": job.settings.rules_file, "version": job.settings.ruleset.version},
     }
     if content != found:

@@ -57,7 +57,7 @@ class Pii:
         Raises:
             PiiError: it cannot be read, or is short enough to be guessed.
         """
-        return cls("hash", key_file, _id(_key(key_file)))
+        return cls("hash", key_file, _id(_key(key_file, _MAKE_ONE)))
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -95,7 +95,7 @@ class Pii:
         return events.with_columns(addresses.alias("ip"), users.alias("user_id"))
 
     def _checked_key(self) -> bytes:
-        key = _key(self.key_file)
+        key = _key(self.key_file, _BRING_BACK)
         if _id(key) != self.key_id:
             raise PiiError(
                 f"the key in {self.key_file} is not the one that this output was made with: the "
@@ -105,19 +105,27 @@ class Pii:
         return key
 
 
+_MAKE_ONE: Final = (
+    "Make one with  openssl rand -hex 32 > FILE  and give it as --pii-key-file, on every worker."
+)
+_BRING_BACK: Final = (
+    "Bring the key that this output was made with back, on every worker, or give its new place as "
+    "--pii-key-file; no other key will do."
+)
+
+
 @functools.lru_cache(maxsize=4)
-def _key(path: str) -> bytes:
+def _key(path: str, remedy: str) -> bytes:
     try:
         key = read_bytes(path).strip()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a scheme Beam does not know
         raise PiiError(
-            f"the key of pseudonyms, {path}, cannot be read ({type(error).__name__}); make one "
-            f"with  openssl rand -hex 32 > FILE  and give it as --pii-key-file, on every worker."
+            f"the key of pseudonyms, {path}, cannot be read ({type(error).__name__}). {remedy}"
         ) from None
     if len(key) < LEAST_KEY_BYTES:
         raise PiiError(
             f"the key in {path} has {len(key)} bytes; fewer than {LEAST_KEY_BYTES} can be guessed, "
-            f"and pseudonyms undone. Make one with  openssl rand -hex 32 > {path}"
+            f"and pseudonyms undone. {remedy}"
         )
     return hashlib.blake2b(key, digest_size=64, person=b"adtally key").digest()
 

@@ -140,6 +140,10 @@ def test_a_tally_from_the_log_says_the_same_and_needs_no_key(
     assert (summaries(again), verdicts(again)) == before
     generation = "SELECT DISTINCT generation FROM summaries"
     assert again.execute(generation).fetchall() == [(1,)]
+    manifest = (output / "adtally.json").read_text()
+    named = backfilled(output / "events", output, "--pii", "hash", "--pii-key-file", "gone")
+    assert (summaries(named), verdicts(named)) == before, "nor one that a --config still names"
+    assert (output / "adtally.json").read_text() == manifest
 
 
 ALLOWED = """
@@ -195,8 +199,13 @@ def test_what_cannot_be_is_refused(logs: Path, tmp_path: Path, key: str) -> None
     assert "made with other settings" in refused(*given, "--pii", "keep")
     Path(key).write_bytes(b"another key of 16 bytes or more")
     pii._key.cache_clear()
-    assert "made with other settings" in refused(*given, "--pii-key-file", key)
+    assert "is not the one" in refused(*given, "--pii-key-file", key)
     assert "is not the one" in refused(*given)
+    Path(key).unlink()
+    pii._key.cache_clear()
+    missing = refused(*given)
+    assert "Bring the key that this output was made with back" in missing
+    assert "openssl" not in missing, "a new key is no remedy"
 
 
 def test_an_output_from_before_there_was_a_choice_keeps(logs: Path, tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def test_the_key_is_no_part_of_a_jobs_description(key: str) -> None:
     assert KEY.decode() not in repr(pii)
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PiiError, match=r"nowhere.*cannot be read.*openssl rand"):
-        Pii.hashed(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("where", ["nowhere", ".", "unheard-of://nowhere"])
+def test_a_missing_key_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PiiError, match=r"cannot be read.*openssl rand") as caught:
+        Pii.hashed(where)
+    assert f" {where}, " in str(caught.value)
