@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import polars as pl
+import polars_hash as plh
 
+from adtally.io import schema
 from adtally.io.files import read_bytes
 from adtally.transforms.rules.base import by_distinct
 
@@ -80,6 +82,9 @@ class Pii:
     def stored(self, events: pl.DataFrame) -> pl.DataFrame:
         """Events with ``ip`` and ``user_id`` (text) as they are stored.
 
+        ``content_hash`` becomes one of what is stored: that of the record as it came would tell
+        whoever has the other fields, and tries all addresses, which one it was.
+
         Raises:
             PiiError: as :meth:`check`.
         """
@@ -92,7 +97,8 @@ class Pii:
             key = self._checked_key()
             addresses = by_distinct(events["ip"], functools.partial(_pseudonyms, key, b"ip"))
             users = by_distinct(events["user_id"], functools.partial(_pseudonyms, key, b"user"))
-        return events.with_columns(addresses.alias("ip"), users.alias("user_id"))
+        replaced = events.with_columns(addresses.alias("ip"), users.alias("user_id"))
+        return replaced.with_columns(_content_hash(replaced))
 
     def _checked_key(self) -> bytes:
         key = _key(self.key_file, _BRING_BACK)
@@ -132,6 +138,15 @@ def _key(path: str, remedy: str) -> bytes:
 
 def _id(key: bytes) -> str:
     return hashlib.blake2b(b"", digest_size=6, key=key, person=b"adtally id").hexdigest()
+
+
+def _content_hash(events: pl.DataFrame) -> pl.Series:
+    """XXH3-64 of the fields of each event that are in its record; it breaks ties between copies."""
+    names = [name for name in (*schema.DECODED_FIELDS, "extra") if name in events.columns]
+    texts = (pl.col(name).cast(pl.String).fill_null("") for name in names)
+    whole = events.select(pl.concat_str(*texts, separator="\x1f").alias("whole"))
+    hashes = whole.select(plh.col("whole").nchash.xxh3_64().reinterpret(signed=True))
+    return hashes.to_series().alias("content_hash")
 
 
 def _pseudonyms(key: bytes, kind: bytes, texts: pl.Series) -> pl.Series:

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+import xxhash
 from click.testing import CliRunner
 
 from adtally.pipelines.cli import cli
@@ -237,3 +238,27 @@ def test_a_tally_that_is_refused_takes_no_generation(logs: Path, tmp_path: Path)
     given = ("--input", str(output / "events"), "--output", str(output), "--quiet")
     assert "made with other settings" in refused(*given, "--pii", "truncate")
     assert not (output / "generations").exists()
+
+
+@pytest.mark.parametrize("mode", ["hash", "truncate"])
+def test_a_hash_of_the_record_tells_no_address(tmp_path: Path, key: str, mode: str) -> None:
+    """Records that differ in what is not stored have the same, so that nobody can try addresses."""
+    more = ("--pii-key-file", key) if mode == "hash" else ()
+    hashes = []
+    for ip in ("203.0.113.7", "203.0.113.8"):
+        record = {
+            "event_id": "1",
+            "event_type": "click",
+            "occurred_at": "2026-03-01T10:00:00Z",
+            "advertiser_id": "acme",
+            "ip": ip,
+        }
+        folder = tmp_path / ip
+        folder.mkdir()
+        (folder / "a.jsonl").write_text(json.dumps(record))
+        log = backfilled(folder, tmp_path / f"out-{ip}", "--pii", mode, *more)
+        stored = log.execute("SELECT content_hash FROM event_rows").fetchall()[0][0]
+        as_it_came = xxhash.xxh3_64_intdigest(json.dumps(record).encode())
+        assert stored % 2**64 != as_it_came
+        hashes.append(stored)
+    assert (hashes[0] == hashes[1]) == (mode == "truncate")
