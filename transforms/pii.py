@@ -37,9 +37,9 @@ class PiiError(ValueError):
 class Pii:
     """How ``ip`` and ``user_id`` are stored, everywhere but in dead letters.
 
-    ``truncate`` keeps the first 24 bits of an IPv4 address and 48 of an IPv6 one; users, and
-    addresses that are none, become null: nothing in them can be cut. ``hash`` makes pseudonyms by
-    keyed BLAKE2b (RFC 7693), so that the same user is the same everywhere, and the key is needed
+    ``truncate`` keeps the first 24 bits of an IPv4 address, 48 of an IPv6 one, 40 of 6to4; users,
+    and addresses that are none, become null: nothing in them can be cut. ``hash`` makes pseudonyms
+    by keyed BLAKE2b (RFC 7693), so that the same user is the same everywhere, and the key is needed
     to tell who.
 
     Attributes:
