@@ -65,10 +65,10 @@ EVENT_SCHEMA: Final = pa.schema([*_REQUIRED, *_OPTIONAL, *_PROVENANCE])
 
 ``source`` and ``position`` say where the record came from (a file's address and the byte offset
 of the line in the uncompressed stream), ``record_index`` is the index of the event among those
-that one record gave, ``content_hash`` is the 64-bit XXH3 of the record as it came. ``arrived_at``
-is when a stream took the record; logs have none. An event is late by the later of ``received_at``
-and ``arrived_at``. ``ivt_reasons`` names the rules that the event breaks by itself, and is null
-where there are none.
+that one record gave, ``content_hash`` is the 64-bit XXH3 of the record as it came, or where
+addresses and users are replaced, of the event as it is stored. ``arrived_at`` is when a stream took
+the record; logs have none. An event is late by the later of ``received_at`` and ``arrived_at``.
+``ivt_reasons`` names the rules that the event breaks by itself, and is null where there are none.
 """
 
 DECODED_FIELDS: Final = tuple(f.name for f in (*_REQUIRED, *_OPTIONAL) if f.name != "extra")

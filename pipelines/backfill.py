@@ -93,7 +93,7 @@ def backfill(request: Request, watch: Watch) -> Outcome:
     files, passed_over = list_files(request.inputs)
     if _is_own_log(files, output):
         return retally(request, _closed(ranges, files, request.settings), watch)
-    _check_is_no_output(files, output)
+    _check_are_logs(files, output)
     job = Job(
         output=output,
         blocks=tuple(pack(files, request.block_bytes)),
@@ -141,10 +141,10 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
         started_ms=now_ms(),
         elasticsearch=request.elasticsearch,
         ranges=ranges,
-        generation=generations.allocate(output),
         retally=True,
     )
-    settle_manifest(job)
+    settle_manifest(job)  # first, so that a run which is refused takes no generation
+    job = replace(job, generation=generations.allocate(output))
     report = execute(job, request, watch)
     generations.commit(output, job.generation, ranges, now_ms())
     leave_views(job)
@@ -272,6 +272,7 @@ def settle_manifest(job: Job) -> None:
             f"up. Use the same settings, or another --output."
         )
     rollups = {*job.settings.rollup_seconds, *(found or {}).get("rollup_seconds", [])}
+    key_file = job.settings.pii.key_file if job.decodes else (found or {}).get("pii_key_file", "")
     shards = {"stream_shards": job.settings.shards} if job.streaming is not None else {}
     content = {
         **(found or {}),
@@ -279,7 +280,7 @@ def settle_manifest(job: Job) -> None:
         **wanted,
         **shards,
         "rollup_seconds": sorted(rollups),
-        "pii_key_file": job.settings.pii.key_file,
+        "pii_key_file": key_file,
         "rules": {"file": job.settings.rules_file, "version": job.settings.ruleset.version},
     }
     if content != found:
@@ -347,13 +348,19 @@ def _delete_stale(job: Job) -> int:
         client.close()
 
 
-def _check_is_no_output(files: Sequence[LogFile], output: str) -> None:
+def _check_are_logs(files: Sequence[LogFile], output: str) -> None:
     for file in files:
         kind = file.path.removeprefix(output + "/").split("/")[0]
         if file.path.startswith(output + "/") and kind in OUTPUT_KINDS:
             raise ConfigError(
                 f"input {file.path} is something that adtally wrote; reading it as a log would "
                 f"count it again. Use 'adtally replay' for dead letters, or narrow --input."
+            )
+        if file.format != "json":  # its events would get around what decoding does, such as --pii
+            raise ConfigError(
+                f"input {file.path} is Parquet, and not the event log of {output}: logs are JSON "
+                f"lines. Read the logs that it was made of, or give the output that it belongs to "
+                f"as --output."
             )
 
 

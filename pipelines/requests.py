@@ -59,14 +59,15 @@ def _pii(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
                 f"--pii-key-file makes pseudonyms, and --pii is {mode}; say --pii hash."
             )
         return Pii("truncate") if mode == "truncate" else Pii()
-    if key_file:
-        return Pii.hashed(absolute(key_file))
-    if earlier["mode"] != "hash":
+    if earlier["mode"] == "hash":  # the key is held against this where it is needed: to decode
+        path = absolute(key_file) if key_file else known.get("pii_key_file", "")
+        return Pii("hash", path, earlier["key_id"])
+    if not key_file:
         raise ConfigError(
             "--pii hash needs a key, or pseudonyms could be undone by trying all addresses; make "
             "one with  openssl rand -hex 32 > FILE  and give it as --pii-key-file."
         )
-    return Pii("hash", known["pii_key_file"], earlier["key_id"])
+    return Pii.hashed(absolute(key_file))
 
 
 def _rules(given: str | None, known: dict[str, str]) -> tuple[str, Ruleset]:

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+import xxhash
 from click.testing import CliRunner
 
 from adtally.pipelines.cli import cli
@@ -140,6 +141,10 @@ def test_a_tally_from_the_log_says_the_same_and_needs_no_key(
     assert (summaries(again), verdicts(again)) == before
     generation = "SELECT DISTINCT generation FROM summaries"
     assert again.execute(generation).fetchall() == [(1,)]
+    manifest = (output / "adtally.json").read_text()
+    named = backfilled(output / "events", output, "--pii", "hash", "--pii-key-file", "gone")
+    assert (summaries(named), verdicts(named)) == before, "nor one that a --config still names"
+    assert (output / "adtally.json").read_text() == manifest
 
 
 ALLOWED = """
@@ -195,8 +200,13 @@ def test_what_cannot_be_is_refused(logs: Path, tmp_path: Path, key: str) -> None
     assert "made with other settings" in refused(*given, "--pii", "keep")
     Path(key).write_bytes(b"another key of 16 bytes or more")
     pii._key.cache_clear()
-    assert "made with other settings" in refused(*given, "--pii-key-file", key)
+    assert "is not the one" in refused(*given, "--pii-key-file", key)
     assert "is not the one" in refused(*given)
+    Path(key).unlink()
+    pii._key.cache_clear()
+    missing = refused(*given)
+    assert "Bring the key that this output was made with back" in missing
+    assert "openssl" not in missing, "a new key is no remedy"
 
 
 def test_an_output_from_before_there_was_a_choice_keeps(logs: Path, tmp_path: Path) -> None:
@@ -209,3 +219,46 @@ def test_an_output_from_before_there_was_a_choice_keeps(logs: Path, tmp_path: Pa
     backfilled(logs, output)
     given = ("--input", str(logs), "--output", str(output), "--quiet")
     assert "made with other settings" in refused(*given, "--pii", "truncate")
+
+
+def test_the_log_of_another_output_is_not_taken_over(logs: Path, tmp_path: Path, key: str) -> None:
+    """It is decoded already: its plain addresses would be stored as they are."""
+    backfilled(logs, tmp_path / "plain")
+    output = tmp_path / "out"
+    given = ("--input", str(tmp_path / "plain" / "events"), "--output", str(output), "--quiet")
+    assert "is Parquet, and not the event log" in refused(
+        *given, "--pii", "hash", "--pii-key-file", key
+    )
+    assert not output.exists()
+
+
+def test_a_tally_that_is_refused_takes_no_generation(logs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    backfilled(logs, output)
+    given = ("--input", str(output / "events"), "--output", str(output), "--quiet")
+    assert "made with other settings" in refused(*given, "--pii", "truncate")
+    assert not (output / "generations").exists()
+
+
+@pytest.mark.parametrize("mode", ["hash", "truncate"])
+def test_a_hash_of_the_record_tells_no_address(tmp_path: Path, key: str, mode: str) -> None:
+    """Records that differ in what is not stored have the same, so that nobody can try addresses."""
+    more = ("--pii-key-file", key) if mode == "hash" else ()
+    hashes = []
+    for ip in ("203.0.113.7", "203.0.113.8"):
+        record = {
+            "event_id": "1",
+            "event_type": "click",
+            "occurred_at": "2026-03-01T10:00:00Z",
+            "advertiser_id": "acme",
+            "ip": ip,
+        }
+        folder = tmp_path / ip
+        folder.mkdir()
+        (folder / "a.jsonl").write_text(json.dumps(record))
+        log = backfilled(folder, tmp_path / f"out-{ip}", "--pii", mode, *more)
+        stored = log.execute("SELECT content_hash FROM event_rows").fetchall()[0][0]
+        as_it_came = xxhash.xxh3_64_intdigest(json.dumps(record).encode())
+        assert stored % 2**64 != as_it_came
+        hashes.append(stored)
+    assert (hashes[0] == hashes[1]) == (mode == "truncate")

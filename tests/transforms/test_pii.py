@@ -22,7 +22,8 @@ def key(tmp_path: Path) -> str:
 
 def frame(ips: list[str | None], users: list[str | None]) -> pl.DataFrame:
     texts = pl.Schema({"ip": pl.String, "user_id": pl.String})
-    return pl.DataFrame({"ip": ips, "user_id": users}, schema=texts)
+    found = pl.DataFrame({"ip": ips, "user_id": users}, schema=texts).with_row_index("position")
+    return found.with_columns(source=pl.lit("s"), record_index=pl.lit(0))
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,7 @@ def frame(ips: list[str | None], users: list[str | None]) -> pl.DataFrame:
         ("203.0.113.77", "203.0.113.0"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
         ("::ffff:203.0.113.77", "203.0.113.0"),
+        ("2002:cb00:714d::1", "2002:cb00:7100::"),  # 6to4 of 203.0.113.77
         ("fe80::1%eth0", "fe80::"),
         ("203.0.113.77:443", None),
         ("token-7", None),
@@ -39,7 +41,7 @@ def frame(ips: list[str | None], users: list[str | None]) -> pl.DataFrame:
 )
 def test_truncated_addresses(address: str | None, stored: str | None) -> None:
     found = Pii("truncate").stored(frame([address], ["u"]))
-    assert found.rows() == [(stored, None)]
+    assert found.select("ip", "user_id").rows() == [(stored, None)]
 
 
 def test_pseudonyms_are_equal_where_the_values_were(key: str) -> None:
@@ -54,12 +56,27 @@ def test_pseudonyms_are_equal_where_the_values_were(key: str) -> None:
     assert Pii.hashed(key).stored(given).equals(found)
 
 
+def test_events_of_one_record_share_the_hash_of_what_is_stored(key: str) -> None:
+    given = frame(["10.0.0.1"] * 4, ["u", "v", "u", "v"]).with_columns(
+        position=pl.Series([5, 5, 9, 9]), record_index=pl.Series([0, 1, 0, 1])
+    )
+    hashes = Pii.hashed(key).stored(given)["content_hash"].to_list()
+    assert len(set(hashes)) == 1  # of both events, and of the copy of the record
+    other = given.with_columns(user_id=pl.Series(["u", "v", "u", "w"]))
+    first, second, third, fourth = Pii.hashed(key).stored(other)["content_hash"]
+    assert first == second == hashes[0]
+    assert third == fourth != first
+
+
 def test_another_key_gives_other_pseudonyms(key: str, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(KEY + b"!")
     given = frame(["10.0.0.1"], ["a"])
-    mine, theirs = (Pii.hashed(path).stored(given) for path in (key, str(other)))
-    assert not set(mine.row(0)) & set(theirs.row(0))
+    columns = ["ip", "user_id", "content_hash"]
+    mine, theirs = (
+        Pii.hashed(path).stored(given).select(columns).row(0) for path in (key, str(other))
+    )
+    assert not set(mine) & set(theirs)
 
 
 def test_a_line_end_after_the_key_does_not_count(key: str, tmp_path: Path) -> None:
@@ -83,6 +100,11 @@ def test_the_key_is_no_part_of_a_jobs_description(key: str) -> None:
     assert KEY.decode() not in repr(pii)
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PiiError, match=r"nowhere.*cannot be read.*openssl rand"):
-        Pii.hashed(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("where", ["nowhere", ".", "unheard-of://nowhere"])
+def test_a_missing_key_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PiiError, match=r"cannot be read.*openssl rand") as caught:
+        Pii.hashed(where)
+    assert f" {where}, " in str(caught.value)
