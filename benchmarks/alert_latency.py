@@ -37,7 +37,7 @@ LINES_A_SECOND = int(os.environ.get("ADTALLY_BENCH_RATE", "200"))
 SECONDS = int(os.environ.get("ADTALLY_BENCH_SECONDS", "60"))
 PROBES_A_SECOND = 3
 CLICKS = 31  # one more than givt_click_rate_ip lets pass
-WARM_UP_SECONDS = 20
+WARM_UP_SECONDS = 40
 PANE_SECONDS = 1
 LOOK_SECONDS = 0.05
 
