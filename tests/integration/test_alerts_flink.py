@@ -1,0 +1,80 @@
+"""Alerts of a stream on Flink whose workers are killed: all of them arrive, once or more."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from adtally.pipelines.cli import cli
+from adtally.runners.local.flink_cluster import FlinkCluster
+from adtally.runners.local.kinesis_server import REGION, KinesisServer
+from tests import streams
+from tests.alert_schemas import check
+from tests.integration.test_stream_alerts import RULES, Receiver, clicks
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the cluster starts: its workers inherit them."""
+    for name, value in streams.AWS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.slow
+def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
+    tmp_path: Path,
+    kinesis_server: KinesisServer,
+    flink: FlinkCluster,
+) -> None:
+    client = streams.create_stream(kinesis_server.url, "killed", 2)
+    streams.create_stream(kinesis_server.url, "killed-alerts", 2)
+    receiver = Receiver(client, "killed-alerts")
+    rules = tmp_path / "rules.toml"
+    rules.write_text(RULES)
+    begun = (time.time() // 60 - 1) * 60
+    arguments = (
+        *("stream", "--source", "kinesis://killed", "--kinesis-region", REGION),
+        *("--kinesis-endpoint", kinesis_server.url, "--output", str(tmp_path / "out")),
+        *("--alerts", "kinesis://killed-alerts", "--rules", str(rules), "--pane-every", "1s"),
+        *("--watermark-lag", "2s", "--flink-checkpoint-every", "2s"),
+        *(*flink.arguments(), "--detach"),
+    )
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == 0, result.output
+
+    def burst(advertiser: str, numbers: range) -> None:
+        streams.put(client, "killed", clicks(advertiser, "198.51.100.7", numbers, begun))
+
+    def arrived(advertiser: str) -> bool:
+        return receiver.has(kind="rate_limit", advertiser_id=advertiser, subject_type="ip")
+
+    burst("before", range(8))
+    streams.until(lambda: arrived("before"), 120, "alerts before the kills")
+    burst("during", range(8))
+    assert flink.pool.kill_workers() > 0
+    burst("before", range(8, 12))
+    streams.until(lambda: arrived("during"), 120, "alerts through kill -9 of the SDK workers")
+    burst("last", range(8))
+    flink.task_managers[0].kill()
+    flink.task_managers[0].start()
+    streams.until(lambda: arrived("last"), 120, "alerts through kill -9 of the TaskManager")
+    burst("small", range(25))
+    streams.until(
+        lambda: receiver.has(subject_type="advertiser", subject="small"), 120, "the quota"
+    )
+    records = {record["id"]: record for record in receiver.look()}
+    for record in records.values():
+        check(record)
+    said = sorted(
+        (one["advertiser_id"], one["kind"], one["subject_type"], one["state"])
+        for one in records.values()
+    )
+    expected = [
+        (advertiser, *what)
+        for advertiser in ("before", "during", "last", "small")
+        for what in (("alert", "ip", "raised"), ("rate_limit", "ip", "limited"))
+    ]
+    assert said == sorted([*expected, ("small", "rate_limit", "advertiser", "limited")])
