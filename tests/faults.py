@@ -125,7 +125,7 @@ class Faults:
             sql = streams.oracle(self.sent)
             expected = sql_oracle.summaries(sql, 60)
             events = int(sql.execute("SELECT count(*) FROM events").fetchall()[0][0])
-            streams.until(lambda: self._searchable() == expected, 300, f"{fault}: Elasticsearch")
+            streams.until_equal(self._searchable, expected, 300, f"{fault}: Elasticsearch")
             streams.until(lambda: self._logged()[0] == events, 60, f"{fault}: the event log")
             seconds = time.monotonic() - began - away
             rows, files = self._logged()
@@ -221,7 +221,9 @@ class Faults:
             self.producer.ended = True
             sql = streams.oracle(self.sent)
             expected = sql_oracle.summaries(sql, 60)
-            streams.until(lambda: streams.stored(self.live) == expected, 60, "Parquet equals SQL")
+            streams.until_equal(
+                lambda: streams.stored(self.live), expected, 60, "Parquet equals SQL"
+            )
             flags = sql_oracle.flags(sql)
             streams.until(lambda: streams.stored_flags(self.live) == flags, 60, "flags")
 

@@ -110,7 +110,7 @@ def put(client: Any, name: str, lines: Sequence[bytes], seed: int = 1) -> None:
 
 @contextlib.contextmanager
 def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``adtally`` in a process of its own, ended by its id."""
+    """``adtally`` in a process of its own, ended by its id; what fails beside it tells its log."""
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "adtally.pipelines", *arguments],
@@ -121,6 +121,11 @@ def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         )
     try:
         yield process
+    except AssertionError as error:
+        state = process.poll()
+        status = "still runs" if state is None else f"ended with status {state}"
+        error.add_note(f"the process {status}; the end of its log:\n{log.read_text()[-5000:]}")
+        raise
     finally:
         end(process)
 
@@ -146,6 +151,26 @@ def until(true: Callable[[], bool], seconds: float, what: str) -> float:
         assert waited < seconds, f"not within {seconds} s: {what}"
         time.sleep(0.2)
     return time.monotonic() - began
+
+
+def until_equal(
+    actual: Callable[[], list[Any]], expected: list[Any], seconds: float, what: str
+) -> float:
+    """Wait for rows; when they do not come, tells which are missing and which are too many."""
+    found: list[Any] = []
+
+    def equal() -> bool:
+        found[:] = actual()
+        return found == expected
+
+    try:
+        return until(equal, seconds, what)
+    except AssertionError as error:
+        missing = [row for row in expected if row not in found]
+        extra = [row for row in found if row not in expected]
+        error.add_note(f"of {len(expected)} rows {len(missing)} are missing: {missing[:3]}")
+        error.add_note(f"{len(extra)} are too many: {extra[:3]}")
+        raise
 
 
 def oracle(logs: Path) -> duckdb.DuckDBPyConnection:

@@ -78,27 +78,19 @@ def test_stream_equals_backfill_and_sql(
     prefix = ("--elasticsearch-index-prefix", "prism")
     arguments = (*where, "--output", str(live), *settings, *QUICK, *elastic, *prefix)
     begun = time.monotonic()
-    with streams.running("stream", *arguments, log=log) as process:
-
-        def written() -> bool:
-            assert process.poll() is None, log.read_text()
-            return streams.stored(live) == expected
-
-        try:
-            streams.until(written, 120, "the summaries in Parquet equal SQL")
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{log.read_text()[-5000:]}") from error
-        assert streams.searchable(elasticsearch_node.url, "prism") == expected
-        streams.until(lambda: streams.stored_flags(live) == flags, 30, "flags equal SQL")
-        streams.until(
-            lambda: streams.stored_look_back(live, logs) == look_back, 60, "verdicts equal SQL"
+    url = elasticsearch_node.url
+    with streams.running("stream", *arguments, log=log):
+        streams.until_equal(
+            lambda: streams.stored(live), expected, 120, "the summaries in Parquet equal SQL"
         )
-        streams.until(
-            lambda: (
-                streams.searchable_anomalies(elasticsearch_node.url, "prism", logs) == anomalies
-            ),
-            60,
-            "anomalies in Elasticsearch equal the backfill's",
+        assert streams.searchable(url, "prism") == expected
+        streams.until_equal(lambda: streams.stored_flags(live), flags, 30, "flags equal SQL")
+        streams.until_equal(
+            lambda: streams.stored_look_back(live, logs), look_back, 60, "verdicts equal SQL"
+        )
+        streams.until_equal(
+            lambda: streams.searchable_anomalies(url, "prism", logs),
+            *(anomalies, 60, "anomalies in Elasticsearch equal the backfill's"),
         )
         assert streams.in_log(live) == streams.in_log(backfilled)
         advertisers = "SELECT count(DISTINCT advertiser_id) FROM event_rows"
