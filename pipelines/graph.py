@@ -52,22 +52,22 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         )
         dead_letters += write_summaries(tallied.summaries, job)
         dead_letters += write_verdicts(tallied.flags, "flags", job)
+        told = {name: tallied[name] for name in (FLAGS, SUMMARIES)}
         if job.settings.looks_back:
             history = one([sliced.slices, sliced.context], "AllHistory")
-            verdicts = history | "JudgeHistory" >> JudgeHistory(
+            told["verdicts"] = history | "JudgeHistory" >> JudgeHistory(
                 job.verdict_spec, job.history_windowing
             )
-            dead_letters += write_verdicts(verdicts, "verdicts", job)
+            dead_letters += write_verdicts(told["verdicts"], "verdicts", job)
         if job.settings.ruleset.series_rules:
             settled = without_early(tallied.summaries, "SettledSeries", job)
-            anomalies = (settled, tallied.past) | "JudgeSeries" >> JudgeSeries(
+            told["anomalies"] = (settled, tallied.past) | "JudgeSeries" >> JudgeSeries(
                 job.verdict_spec, job.series_windowing
             )
-            dead_letters += write_verdicts(anomalies, "anomalies", job)
+            dead_letters += write_verdicts(told["anomalies"], "anomalies", job)
         if job.alerts is not None:
-            alerts = {name: tallied[name] for name in (FLAGS, SUMMARIES)} | "RaiseAlerts" >> (
-                RaiseAlerts(job.alert_spec)
-            )
+            window_ms = job.settings.window_seconds * 1000
+            alerts = told | "RaiseAlerts" >> RaiseAlerts(job.alert_spec, window_ms)
             alerts | "SendAlerts" >> SendAlerts(job.alerts)
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")

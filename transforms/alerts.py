@@ -6,14 +6,23 @@ explains the records.
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import xxhash
 
+from adtally.transforms.alert_records import (
+    Alert,
+    RateLimit,
+    Record,
+    Row,
+    Source,
+    Suppressed,
+    Verdict,
+    shown_time,
+)
 from adtally.transforms.rules.quotas import QUOTA_MEASURES, Quotas
 
 ALERTS: Final = 100
@@ -21,7 +30,9 @@ HOLD_SECONDS: Final = 600
 
 THROTTLED: Final = {
     "givt_click_rate_ip": "click",
+    "givt_click_rate_user": "click",
     "givt_duplicate_click": "click",
+    "givt_impression_rate_user": "impression",
     "givt_regular_interval": "click",
     **{f"quota_{measure}": event_type for measure, event_type in QUOTA_MEASURES.items()},
 }
@@ -33,11 +44,12 @@ class AlertSpec:
     """What is told.
 
     Attributes:
-        most: flags of an advertiser and base window that are raised at most, raised again too.
+        most: flags of an advertiser and window that are raised at most, raised again too; the
+            window is the base window, and the history window for what is found there.
             Each may be withdrawn, limit its subject and free it, so a receiver gets at most four
             times as many records, and those that count what was suppressed.
-        hold_ms: a subject is limited until so long after the window's end. Long enough that the
-            next window of an attack, and its first pane, come before.
+        hold_ms: a subject is limited until so long after the base window's end. Long enough that
+            the next window of an attack, and its first pane, come before.
         quotas: of events per advertiser and base window.
     """
 
@@ -55,82 +67,11 @@ class AlertSpec:
             )
 
 
-class Verdict(msgspec.Struct, frozen=True, array_like=True):
-    """A flag, or a quota that is exceeded (``rule`` is ``quota_MEASURE``)."""
-
-    rule: str
-    ivt_class: str
-    subject_type: str
-    subject: str
-    count: int
-    threshold: int
-    evidence: list[str] = []
-
-
-class Row(msgspec.Struct, frozen=True, array_like=True):
-    """All that a pane says of an advertiser's base window: its flags, or its exceeded quotas.
-
-    Times are milliseconds since the epoch. ``version`` grows with the events that the pane saw.
-    """
-
-    advertiser_id: str
-    start_ms: int
-    end_ms: int
-    version: int
-    verdicts: list[Verdict]
-    ruleset_version: str = ""
-    quota: bool = False
-
-
-class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    id: str
-    key: str
-    version: int
-    advertiser_id: str
-    window_start: str
-    window_end: str
-
-    def to_json(self) -> bytes:
-        """One line of JSON, without its end."""
-        return msgspec.json.encode(self)
-
-
-class Alert(_Record, frozen=True, kw_only=True, tag="alert"):
-    """A flag was raised, or one that was raised holds no more."""
-
-    state: str
-    rule: str
-    ivt_class: str
-    subject_type: str
-    subject: str
-    count: int
-    threshold: int
-    evidence: list[str]
-    ruleset_version: str
-
-
-class Suppressed(_Record, frozen=True, kw_only=True, tag="suppressed"):
-    """So many flags hold that were not sent; 0 when there are none any more."""
-
-    count: int
-
-
-class RateLimit(_Record, frozen=True, kw_only=True, tag="rate_limit"):
-    """Events of a type from a subject should be throttled, or need not be any more."""
-
-    state: str
-    subject_type: str
-    subject: str
-    event_type: str
-    until: str
-    reasons: list[dict[str, Any]]
-
-
-Record = Alert | Suppressed | RateLimit
-
-
 class Told(msgspec.Struct, array_like=True):
-    """What was told of one thing: how many times it began, and whether it holds."""
+    """What was told of one thing: how many times it began, and whether it holds.
+
+    ``verdict`` is how it was told; ``over`` that its end was.
+    """
 
     times: int
     holds: bool
@@ -160,8 +101,13 @@ def compare(memory: Memory, row: Row, spec: AlertSpec) -> list[Record]:
         return []
     memory.version = row.version
     now = {_key(row, verdict): verdict for verdict in row.verdicts}
-    alerts = [*_withdrawn(memory, now, row), *_raised(memory, now, row, spec)]
-    told: list[Record] = [] if row.quota else [*alerts, *_suppressed(memory, now, row)]
+    alerts = [
+        *_withdrawn(memory, now, row),
+        *_ended(memory, now, row),
+        *_raised(memory, now, row, spec),
+    ]
+    quotas = row.source is Source.QUOTAS
+    told: list[Record] = [] if quotas else [*alerts, *_suppressed(memory, now, row)]
     return [*told, *_limits(memory, row, spec)]
 
 
@@ -172,16 +118,32 @@ def _withdrawn(memory: Memory, now: Mapping[str, Verdict], row: Row) -> Iterator
             yield _alert(row, key, told.times, "withdrawn", told.verdict)
 
 
+def _ended(memory: Memory, now: Mapping[str, Verdict], row: Row) -> Iterator[Alert]:
+    for key, told in sorted(memory.flags.items()):
+        if told.holds and now[key].over and not told.verdict.over:
+            told.verdict = now[key]
+            yield _alert(row, key, told.times, "ended", now[key])
+
+
 def _raised(
     memory: Memory, now: Mapping[str, Verdict], row: Row, spec: AlertSpec
 ) -> Iterator[Alert]:
-    new = [key for key in now if not (key in memory.flags and memory.flags[key].holds)]
-    room = len(new) if row.quota else max(0, spec.most - memory.raised)
+    """What was not told, or withdrawn, or has gone on after its end.
+
+    What is over when it is first seen is told once, as ended: two records of a key and version
+    would contradict each other.
+    """
+    new = [key for key, verdict in now.items() if _is_new(memory.flags.get(key), verdict)]
+    room = len(new) if row.source is Source.QUOTAS else max(0, spec.most - memory.raised)
     for key in sorted(new, key=lambda key: (-now[key].count, key))[:room]:
         times = memory.flags[key].times + 1 if key in memory.flags else 1
         memory.flags[key] = Told(times, True, now[key])
         memory.raised += 1
-        yield _alert(row, key, times, "raised", now[key])
+        yield _alert(row, key, times, "ended" if now[key].over else "raised", now[key])
+
+
+def _is_new(told: Told | None, verdict: Verdict) -> bool:
+    return told is None or not told.holds or (told.verdict.over and not verdict.over)
 
 
 def _suppressed(memory: Memory, now: Mapping[str, Verdict], row: Row) -> Iterator[Suppressed]:
@@ -193,38 +155,38 @@ def _suppressed(memory: Memory, now: Mapping[str, Verdict], row: Row) -> Iterato
         return
     memory.suppressed_told = count
     memory.suppressed_times += 1
-    key = _hash(row.advertiser_id, row.start_ms, "suppressed")
-    yield Suppressed(**_common(row, key, memory.suppressed_times, "count"), count=count)
+    key = _hash(row.advertiser_id, row.start_ms, "suppressed", row.source)
+    common = _common(row, row, key, memory.suppressed_times, "count")
+    yield Suppressed(**common, source=row.source, count=count)
 
 
 def _limits(memory: Memory, row: Row, spec: AlertSpec) -> Iterator[RateLimit]:
-    """Subjects are limited while one of their flags, of those that were told, holds."""
-    reasons: dict[tuple[str, str, str], list[Verdict]] = {}
+    """Subjects are limited while one of their flags of a window, of those told, holds."""
+    reasons: dict[tuple[int, str, str, str], list[Verdict]] = {}
     for _, told in sorted(memory.flags.items()):
         if told.holds and told.verdict.rule in THROTTLED:
             verdict = told.verdict
-            subject = (verdict.subject_type, verdict.subject, THROTTLED[verdict.rule])
-            reasons.setdefault(subject, []).append(verdict)
-    keyed = {
-        _hash(row.advertiser_id, row.start_ms, "rate_limit", *subject): subject
-        for subject in reasons
-    }
+            event_type = THROTTLED[verdict.rule]
+            about = (verdict.start_ms, verdict.subject_type, verdict.subject, event_type)
+            reasons.setdefault(about, []).append(verdict)
+    keyed = {_hash(row.advertiser_id, "rate_limit", row.source, *about): about for about in reasons}
     for key, told in sorted(memory.limits.items()):
         if told.holds and key not in keyed:
             told.holds = False
-            yield _limit(row, key, told, row.start_ms, [])
-    for key, subject in sorted(keyed.items()):
-        verdicts = reasons[subject]
+            yield _limit(row, key, told, told.verdict.start_ms, [])
+    for key, about in sorted(keyed.items()):
+        verdicts = reasons[about]
         before = memory.limits.get(key, Told(0, False, verdicts[0]))
         if not before.holds:
             told = memory.limits[key] = Told(before.times + 1, True, verdicts[0])
-            yield _limit(row, key, told, row.end_ms + spec.hold_ms, verdicts)
+            yield _limit(row, key, told, verdicts[0].end_ms + spec.hold_ms, verdicts)
 
 
 def _alert(row: Row, key: str, times: int, state: str, verdict: Verdict) -> Alert:
+    about = msgspec.structs.asdict(verdict)
     return Alert(
-        **_common(row, key, times, state),
-        **msgspec.structs.asdict(verdict),
+        **_common(row, verdict, key, times, state),
+        **{name: about[name] for name in Alert.__struct_fields__ if name in about},
         state=state,
         ruleset_version=row.ruleset_version,
     )
@@ -234,50 +196,34 @@ def _limit(row: Row, key: str, told: Told, until_ms: int, verdicts: Sequence[Ver
     verdict = told.verdict
     state = "limited" if verdicts else "withdrawn"
     return RateLimit(
-        **_common(row, key, told.times, state),
+        **_common(row, verdict, key, told.times, state),
         state=state,
         subject_type=verdict.subject_type,
         subject=verdict.subject,
         event_type=THROTTLED[verdict.rule],
-        until=_time(until_ms),
+        until=shown_time(until_ms),
         reasons=[
             {"rule": one.rule, "count": one.count, "threshold": one.threshold} for one in verdicts
         ],
     )
 
 
-def _common(row: Row, key: str, times: int, state: str) -> dict[str, Any]:
+def _common(row: Row, window: Row | Verdict, key: str, times: int, state: str) -> dict[str, Any]:
     return {
         "id": _hash(key, times, state),
         "key": key,
         "version": row.version,
         "advertiser_id": row.advertiser_id,
-        "window_start": _time(row.start_ms),
-        "window_end": _time(row.end_ms),
+        "window_start": shown_time(window.start_ms),
+        "window_end": shown_time(window.end_ms),
     }
 
 
 def _key(row: Row, verdict: Verdict) -> str:
     """What a flag is about: it has the same key in every pane and every run."""
     subject = (verdict.subject_type, verdict.subject)
-    return _hash(row.advertiser_id, row.start_ms, verdict.rule, *subject)
+    return _hash(row.advertiser_id, verdict.start_ms, verdict.rule, *subject)
 
 
 def _hash(*parts: Any) -> str:
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(parts))
-
-
-def _time(ms: int) -> str:
-    at = datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def count_kinds(records: Iterable[Record]) -> dict[str, int]:
-    """Records by the name of the counter that counts them."""
-    counts = dict.fromkeys(("alerts_sent", "alerts_withdrawn", "rate_limits_sent"), 0)
-    for record in records:
-        if isinstance(record, Alert):
-            counts["alerts_sent" if record.state == "raised" else "alerts_withdrawn"] += 1
-        elif isinstance(record, RateLimit):
-            counts["rate_limits_sent"] += 1
-    return counts

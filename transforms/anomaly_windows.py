@@ -9,12 +9,14 @@ from typing import Any
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.transforms.window import TimestampedValue
 
 from adtally.io.arrow import from_ipc, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.transforms.anomalies import judge_series, past_ms, series_of
 from adtally.transforms.tally_windows import (
+    NEWEST,
     Counters,
     Windowing,
     pane_tags,
@@ -29,8 +31,9 @@ class JudgeSeries(beam.PTransform):
     """Group sums of base windows by shard and history window; gives tables of anomalies.
 
     The input is collections of tables of base summaries, those before the range of a re-tally too.
-    Sums go to their own history window, and to those after it that look back at it. Counts
-    ``anomalies`` where no pane repeats another.
+    Sums go to their own history window, and to those after it that look back at it. Tables carry
+    the end of the newest window that they know (ms) as tag ``newest``. Counts ``anomalies`` where
+    no pane repeats another.
     """
 
     spec: VerdictSpec
@@ -101,9 +104,12 @@ class _Judge(beam.DoFn):
     ) -> Iterator[pa.Table]:
         shard, parts = element
         begin_ms = window.start.micros // 1000
-        found = judge_series([from_ipc(part) for part in parts], begin_ms, self._spec)
+        sums = [from_ipc(part) for part in parts]
+        found = judge_series(sums, begin_ms, self._spec)
         if found.num_rows:
-            yield with_tag(found, part=part_name(shard, window), **pane_tags(pane))
+            newest = max(pc.max(table["window"]).as_py() for table in sums if table.num_rows)
+            end = {NEWEST: str(newest + self._spec.tally.window_ms)}
+            yield with_tag(found, part=part_name(shard, window), **pane_tags(pane), **end)
             if not self._accumulating:
                 flags = pl.Series(found["flags"])
                 self._count.add("anomalies", int(flags.list.len().sum()))

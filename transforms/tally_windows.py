@@ -32,6 +32,7 @@ FLAGS: Final = "flags"
 PAST: Final = "past"
 TIMING: Final = "pane_timing"
 INDEX: Final = "pane_index"
+NEWEST: Final = "newest"
 EARLY: Final = "early"
 
 

@@ -194,3 +194,54 @@ def test_a_flag_that_falls_is_withdrawn_in_a_file(
         check(record)
     assert len({record["subject"] for record in records}) == 1
     assert {len(record["subject"]) for record in records} == {24}
+
+
+def test_what_looks_back_is_told_and_an_anomaly_begins_and_ends(
+    tmp_path: Path, kinesis_server: KinesisServer
+) -> None:
+    client = streams.create_stream(kinesis_server.url, "back", 1)
+    path = tmp_path / "alerts.jsonl"
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[rules.sivt_volume_anomaly]\nminimum = 5\n")
+    hour = (time.time() // 3600 - 1) * 3600
+    spike = hour + 25 * 60
+
+    def of(minutes: range, count: int) -> list[bytes]:
+        """Clicks that many people make, so many a minute."""
+        begins = (hour + minute * 60 for minute in minutes)
+        times = [begin + number * 0.7 for begin in begins for number in range(count)]
+        tenths = ((at, round(at * 10)) for at in times)
+        return [click("acme", f"2001:db8::{one % 65_536:x}", one, at) for at, one in tenths]
+
+    def by_user(number: int) -> bytes:
+        at = hour + 600 + number * 13 + number**2 % 7
+        event = json.loads(click("acme", "192.0.2.9", number, at))
+        return json.dumps({**event, "event_id": f"u-{number}", "user_id": "u"}).encode()
+
+    def found(**wanted: Any) -> list[dict[str, Any]]:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        records = [json.loads(line) for line in lines]
+        for record in records:
+            check(record)
+        return [record for record in records if wanted.items() <= record.items()]
+
+    more = ("--alerts", str(path), "--rules", str(rules), "--look-back-every", "1s")
+    with running(kinesis_server, "back", tmp_path / "out", *more, "--allowed-lateness", "3h"):
+        streams.put(client, "back", [*of(range(25), 6), *map(by_user, range(11))])
+        streams.put(client, "back", of(range(25, 26), 60))
+        volume = {"rule": "sivt_volume_anomaly", "subject": "clicks"}
+        streams.until(lambda: bool(found(**volume, state="raised")), 60, "an anomaly begins")
+        streams.until(lambda: bool(found(kind="rate_limit", subject="u")), 60, "a user is limited")
+        streams.put(client, "back", of(range(26, 31), 6))
+        streams.until(lambda: bool(found(**volume, state="ended")), 60, "it ends")
+    window = {"window_start": shown(spike), "window_end": shown(spike + 60)}
+    told = found(**volume)
+    assert [one["state"] for one in told] == ["raised", "ended"]
+    assert told[1]["count"] == 60, "the first may have been told of a part of the window"
+    assert all(window.items() <= one.items() for one in told)
+    assert told[0]["version"] < told[1]["version"]
+    (rate,) = found(kind="alert", rule="givt_click_rate_user")
+    (limit,) = found(kind="rate_limit", subject="u")
+    assert (rate["subject_type"], rate["subject"], rate["count"]) == ("user", "u", 1)
+    assert limit["until"] == shown(hour + 12 * 60 + 60 + 600)
+    assert rate["window_start"] == limit["window_start"] == shown(hour + 12 * 60)

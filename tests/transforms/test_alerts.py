@@ -11,18 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adtally.transforms.alerts import (
+from adtally.transforms.alert_records import (
     Alert,
-    AlertSpec,
-    Memory,
     RateLimit,
     Record,
     Row,
+    Source,
     Suppressed,
     Verdict,
-    compare,
     count_kinds,
 )
+from adtally.transforms.alerts import AlertSpec, Memory, compare
 from tests.alert_schemas import check
 
 START = 1_772_366_400_000  # 2026-03-01T12:00:00Z
@@ -34,7 +33,7 @@ def flag(
     subject: str = "203.0.113.7", rule: str = "givt_click_rate_ip", count: int = 31
 ) -> Verdict:
     kind = "advertiser" if rule == "givt_invalid_ua" else "ip"
-    return Verdict(rule, "GIVT", kind, subject, count, 30, ["a", "b"])
+    return Verdict(START, START + MINUTE, rule, "GIVT", kind, subject, count, 30, ["a", "b"])
 
 
 def row(version: int, *verdicts: Verdict, advertiser: str = "acme", **more: Any) -> Row:
@@ -139,7 +138,9 @@ def test_a_bundle_that_is_run_again_gives_the_same_bytes() -> None:
 
 def test_ids_tell_advertisers_windows_rules_and_subjects_apart() -> None:
     one = row(1, flag(), flag("b"), flag(rule="givt_duplicate_click"))
-    later = msgspec.structs.replace(one, start_ms=START + MINUTE, end_ms=START + 2 * MINUTE)
+    next_minute = {"start_ms": START + MINUTE, "end_ms": START + 2 * MINUTE}
+    verdicts = [msgspec.structs.replace(verdict, **next_minute) for verdict in one.verdicts]
+    later = msgspec.structs.replace(one, **next_minute, verdicts=verdicts)
     other = msgspec.structs.replace(one, advertiser_id="other")
     records = [record for pane in (one, later, other) for record in told(Memory(), pane)]
     assert len({record.id for record in records}) == len(records) == 15
@@ -161,6 +162,79 @@ def test_a_rule_of_single_events_limits_nobody() -> None:
     assert shown(told(Memory(), row(1, flag("acme", "givt_invalid_ua")))) == [
         ("Alert", "raised", "acme")
     ]
+
+
+# What rules that look back find, and anomalies.
+
+
+def hourly(version: int, *verdicts: Verdict, source: Source = Source.VERDICTS) -> Row:
+    """A pane of the hour that the minute lies in."""
+    return Row("acme", START, START + 60 * MINUTE, version, list(verdicts), "2-abc", source)
+
+
+def of_user(minute: int, count: int = 11) -> Verdict:
+    window = (START + minute * MINUTE, START + (minute + 1) * MINUTE)
+    return Verdict(*window, "givt_click_rate_user", "GIVT", "user", "u", count, 10, ["a"])
+
+
+def test_flags_of_an_hour_are_told_of_the_base_windows_that_they_are_about() -> None:
+    memory = Memory()
+    first = told(memory, hourly(40, of_user(3)))
+    assert [(type(one), one.window_start) for one in first] == [
+        (Alert, "2026-03-01T12:03:00.000Z"),
+        (RateLimit, "2026-03-01T12:03:00.000Z"),
+    ]
+    second = told(memory, hourly(60, of_user(3), of_user(40)))
+    assert [(type(one), one.window_end) for one in second] == [
+        (Alert, "2026-03-01T12:41:00.000Z"),
+        (RateLimit, "2026-03-01T12:41:00.000Z"),
+    ]
+    assert isinstance(second[1], RateLimit)
+    assert second[1].until == "2026-03-01T12:51:00.000Z"
+    assert len({one.key for one in (*first, *second)}) == 4
+    assert shown(told(memory, hourly(70, of_user(40)))) == [
+        ("Alert", "withdrawn", "u"),
+        ("RateLimit", "withdrawn", "u"),
+    ]
+
+
+def test_limits_of_different_sources_do_not_lift_each_other() -> None:
+    """Their versions count other events, so the highest of both would say nothing."""
+    of_base = told(Memory(), row(1, of_user(0)))
+    of_hour = told(Memory(), hourly(1_000, of_user(0)))
+    limits = [one.key for one in (*of_base, *of_hour) if isinstance(one, RateLimit)]
+    assert len(set(limits)) == 2
+
+
+def anomaly(*, over: bool, minutes: int = 1) -> Verdict:
+    window = (START, START + minutes * MINUTE)
+    about = ("sivt_volume_anomaly", "SIVT", "series", "clicks")
+    return Verdict(*window, *about, 600, 85, [], over)
+
+
+def of_series(version: int, *verdicts: Verdict) -> Row:
+    return hourly(version, *verdicts, source=Source.ANOMALIES)
+
+
+def test_an_anomaly_starts_and_ends_and_may_go_on() -> None:
+    memory = Memory()
+    assert shown(told(memory, of_series(1, anomaly(over=False)))) == [("Alert", "raised", "clicks")]
+    assert told(memory, of_series(2, anomaly(over=False, minutes=4))) == []
+    (ended,) = told(memory, of_series(3, anomaly(over=True, minutes=4)))
+    assert isinstance(ended, Alert)
+    assert (ended.state, ended.window_end) == ("ended", "2026-03-01T12:04:00.000Z")
+    assert told(memory, of_series(4, anomaly(over=True, minutes=4))) == []
+    again = told(memory, of_series(5, anomaly(over=False, minutes=9)))
+    assert shown(again) == [("Alert", "raised", "clicks")]
+    assert again[0].key == ended.key
+    assert shown(told(memory, of_series(6))) == [("Alert", "withdrawn", "clicks")]
+
+
+def test_an_anomaly_that_is_over_when_it_is_seen_is_told_once() -> None:
+    memory = Memory()
+    assert shown(told(memory, of_series(1, anomaly(over=True)))) == [("Alert", "ended", "clicks")]
+    assert told(memory, of_series(2, anomaly(over=True))) == []
+    assert shown(told(memory, of_series(3))) == [("Alert", "withdrawn", "clicks")]
 
 
 # The limit.
@@ -221,23 +295,24 @@ def test_an_attack_costs_a_receiver_a_bounded_number_of_records() -> None:
 
 
 def quota(count: int, measure: str = "clicks", advertiser: str = "acme") -> Verdict:
-    return Verdict(f"quota_{measure}", "", "advertiser", advertiser, count, 20)
+    about = (f"quota_{measure}", "", "advertiser", advertiser)
+    return Verdict(START, START + MINUTE, *about, count, 20)
 
 
 def test_a_quota_limits_the_advertiser_once_and_raises_no_alert() -> None:
     memory = Memory()
-    (limit,) = told(memory, row(21, quota(21), quota=True))
+    (limit,) = told(memory, row(21, quota(21), source=Source.QUOTAS))
     assert isinstance(limit, RateLimit)
     assert (limit.subject_type, limit.subject, limit.event_type) == ("advertiser", "acme", "click")
     assert limit.reasons == [{"rule": "quota_clicks", "count": 21, "threshold": 20}]
-    assert told(memory, row(30, quota(30), quota=True)) == []
-    (other,) = told(memory, row(31, quota(30), quota(21, "impressions"), quota=True))
+    assert told(memory, row(30, quota(30), source=Source.QUOTAS)) == []
+    (other,) = told(memory, row(31, quota(30), quota(21, "impressions"), source=Source.QUOTAS))
     assert isinstance(other, RateLimit)
     assert other.event_type == "impression"
 
 
 def test_all_quotas_are_told_whatever_the_limit_of_alerts_is() -> None:
-    both = row(30, quota(30), quota(21, "impressions"), quota=True)
+    both = row(30, quota(30), quota(21, "impressions"), source=Source.QUOTAS)
     assert len(told(Memory(), both, AlertSpec(most=1))) == 2
 
 

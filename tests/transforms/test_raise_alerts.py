@@ -7,25 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms.window import TimestampedValue
 
+from adtally.io import schema
 from adtally.io.alerts import FolderAlerts, SendAlerts
-from adtally.io.arrow import to_ipc
+from adtally.io.arrow import to_ipc, with_tag
 from adtally.io.spill import Spill
 from adtally.runners.local.service import MissingSystemPart
 from adtally.runners.prism import prism_arguments
 from adtally.runners.unbounded import counters
-from adtally.transforms.alerts import AlertSpec, Row, Verdict
-from adtally.transforms.raise_alerts import (
+from adtally.transforms.alert_records import Row, Source, Verdict
+from adtally.transforms.alert_rows import (
     MOST_CHARACTERS,
-    RaiseAlerts,
+    anomaly_rows,
     flag_rows,
     quota_rows,
     short,
+    verdict_rows,
 )
+from adtally.transforms.alerts import AlertSpec
+from adtally.transforms.raise_alerts import RaiseAlerts
 from adtally.transforms.rules.click_rate_ip import ClickRateIp
 from adtally.transforms.rules.quotas import Quotas
 from adtally.transforms.rules.regular_interval import RegularInterval
@@ -68,8 +73,9 @@ def test_rows_of_flags_say_what_the_table_says() -> None:
     found = tally([table(clicks("acme", uneven(6)), ())], SPEC)
     (row,) = flag_rows(found.flags)
     assert (row.advertiser_id, row.start_ms, row.end_ms, row.version) == ("acme", 0, MINUTE, 6)
-    assert (row.ruleset_version, row.quota) == (RULES.version, False)
+    assert (row.ruleset_version, row.source) == (RULES.version, Source.FLAGS)
     (verdict,) = row.verdicts
+    assert (verdict.start_ms, verdict.end_ms, verdict.over) == (0, MINUTE, False)
     assert (verdict.rule, verdict.subject_type, verdict.subject) == (
         *("givt_click_rate_ip", "ip"),
         "1.1.1.1",
@@ -96,6 +102,92 @@ def test_names_without_end_are_cut_and_stay_apart() -> None:
     assert all(len(name) < MOST_CHARACTERS + 50 for name in row.verdicts[0].evidence)
 
 
+HOUR = 60 * MINUTE
+
+
+def hour_of(flags: list[dict[str, Any]], target: pa.Schema, **tags: str) -> pa.Table:
+    """A pane of an hour with these flags of one advertiser."""
+    row = {
+        "window_start": 0,
+        "window_end": HOUR,
+        "window_seconds": 3_600,
+        "advertiser_id": "acme",
+        "flags": flags,
+        "adjustments": [],
+        "ruleset_version": "2-abc",
+        "final_after": 2 * HOUR,
+        "generation": 0,
+        "version": 70,
+    }
+    chosen = [{name: row[name] for name in target.names}]
+    return with_tag(pa.Table.from_pylist(chosen, schema=target), part="0-0003", **tags)
+
+
+def flagged(minute: int, rule: str, subject: str, count: int = 11) -> dict[str, Any]:
+    return {
+        "flagged_at": minute * MINUTE,
+        "rule": rule,
+        "ivt_class": "SIVT",
+        "subject_type": "series",
+        "subject": subject,
+        "count": count,
+        "threshold": 10,
+        "evidence": ["a"],
+    }
+
+
+def test_flags_of_an_hour_are_of_the_base_windows_that_they_name() -> None:
+    table = hour_of(
+        [flagged(3, "r", "u"), flagged(40, "r", "u")], schema.verdict_schema(), pane_timing="early"
+    )
+    (row,) = verdict_rows(table, MINUTE)
+    assert (row.source, row.start_ms, row.end_ms, row.version) == (Source.VERDICTS, 0, HOUR, 70)
+    assert [(one.start_ms, one.end_ms, one.subject) for one in row.verdicts] == [
+        (3 * MINUTE, 4 * MINUTE, "u"),
+        (40 * MINUTE, 41 * MINUTE, "u"),
+    ]
+
+
+def lasting(minutes: list[int], newest: int, timing: str = "early") -> list[tuple[int, int, bool]]:
+    """From when to when anomalies are told, and whether they are over; in minutes."""
+    flags = [flagged(minute, "sivt_volume_anomaly", "clicks") for minute in minutes]
+    tags = {"pane_timing": timing, "newest": str(newest * MINUTE)}
+    (row,) = anomaly_rows(hour_of(flags, schema.ANOMALY_SCHEMA, **tags), MINUTE)
+    return [(one.start_ms // MINUTE, one.end_ms // MINUTE, one.over) for one in row.verdicts]
+
+
+def test_an_anomaly_lasts_until_five_windows_have_none() -> None:
+    assert lasting([10], 11) == [(10, 11, False)]
+    assert lasting([10], 15) == [(10, 11, False)]
+    assert lasting([10], 16) == [(10, 11, True)]
+    assert lasting([10, 11, 12], 16) == [(10, 13, False)]
+    assert lasting([10, 15], 16) == [(10, 16, False)]
+    assert lasting([10, 16], 17) == [(10, 11, True), (16, 17, False)]
+    assert lasting([55, 59], 60) == [(55, 60, False)]
+    assert lasting([55, 59], 60, "on_time") == [(55, 60, True)], "the hour is over"
+
+
+def test_each_series_has_anomalies_of_its_own() -> None:
+    flags = [
+        flagged(minute, rule, subject)
+        for minute in (10, 11)
+        for rule in ("sivt_spend_anomaly", "sivt_volume_anomaly")
+        for subject in ("EUR", "USD")
+    ]
+    tags = {"pane_timing": "early", "newest": str(12 * MINUTE)}
+    (row,) = anomaly_rows(hour_of(flags, schema.ANOMALY_SCHEMA, **tags), MINUTE)
+    assert len({(one.rule, one.subject) for one in row.verdicts}) == len(row.verdicts) == 4
+
+
+def test_windows_that_pass_without_events_make_a_pane_newer() -> None:
+    versions = []
+    for newest, timing in ((11, "early"), (16, "early"), (16, "on_time")):
+        tags = {"pane_timing": timing, "newest": str(newest * MINUTE)}
+        (row,) = anomaly_rows(hour_of([], schema.ANOMALY_SCHEMA, **tags), MINUTE)
+        versions.append(row.version)
+    assert versions == sorted(set(versions))
+
+
 # Quotas.
 
 
@@ -113,8 +205,8 @@ def test_quotas_count_what_is_counted_once_of_each_advertiser() -> None:
     assert quota_rows(summaries, QUOTAS) == [
         Row(
             *("acme", 0, MINUTE, 32),
-            [Verdict("quota_clicks", "", "advertiser", "acme", 21, 20)],
-            quota=True,
+            [Verdict(0, MINUTE, "quota_clicks", "", "advertiser", "acme", 21, 20)],
+            source=Source.QUOTAS,
         )
     ]
     assert quota_rows(summaries, Quotas({}, {"big": {"clicks": 25, "impressions": 1}})) == []
@@ -159,7 +251,7 @@ def told(tmp_path: Path, steps: list[Any], spec: AlertSpec) -> tuple[list[Any], 
     pipeline = beam.Pipeline(options=PipelineOptions([*arguments, "--streaming"]))
     slices = pipeline | given | beam.Map(lambda one: one).with_output_types(tuple[int, bytes])
     tallied = slices | TallyWindows(SPEC, Windowing.streaming(MINUTE, 1, 3_600_000))
-    batches = {name: tallied[name] for name in (FLAGS, SUMMARIES)} | RaiseAlerts(spec)
+    batches = {name: tallied[name] for name in (FLAGS, SUMMARIES)} | RaiseAlerts(spec, MINUTE)
     batches | SendAlerts(FolderAlerts(str(tmp_path)))
     result = pipeline.run()
     result.wait_until_finish()
