@@ -125,8 +125,8 @@ class Faults:
             sql = streams.oracle(self.sent)
             expected = sql_oracle.summaries(sql, 60)
             events = int(sql.execute("SELECT count(*) FROM events").fetchall()[0][0])
-            streams.until_equal(self._searchable, expected, 300, f"{fault}: Elasticsearch")
-            streams.until(lambda: self._logged()[0] == events, 60, f"{fault}: the event log")
+            streams.until_equal(self._searchable, expected, f"{fault}: Elasticsearch")
+            streams.until(lambda: self._logged()[0] == events, f"{fault}: the event log")
             seconds = time.monotonic() - began - away
             rows, files = self._logged()
             counted = sum(sum(row[3:6]) for row in self._searchable())
@@ -153,7 +153,7 @@ class Faults:
         checkpoint = self.flink.newest_checkpoint(job)
         self.flink.manager.start()
         self.flink.pool.restart()
-        streams.until(self.flink.task_managers[0].healthy, 60, "the TaskManager is back")
+        streams.until(self.flink.task_managers[0].healthy, "the TaskManager is back")
         self.start("--flink-savepoint", checkpoint)
 
     def move_to_other_parallelism(self) -> None:
@@ -221,11 +221,9 @@ class Faults:
             self.producer.ended = True
             sql = streams.oracle(self.sent)
             expected = sql_oracle.summaries(sql, 60)
-            streams.until_equal(
-                lambda: streams.stored(self.live), expected, 60, "Parquet equals SQL"
-            )
+            streams.until_equal(lambda: streams.stored(self.live), expected, "Parquet equals SQL")
             flags = sql_oracle.flags(sql)
-            streams.until(lambda: streams.stored_flags(self.live) == flags, 60, "flags")
+            streams.until(lambda: streams.stored_flags(self.live) == flags, "flags")
 
     def table(self) -> str:
         lines = [

@@ -52,19 +52,17 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
         return receiver.has(kind="rate_limit", advertiser_id=advertiser, subject_type="ip")
 
     burst("before", range(8))
-    streams.until(lambda: arrived("before"), 120, "alerts before the kills")
+    streams.until(lambda: arrived("before"), "alerts before the kills")
     burst("during", range(8))
     assert flink.pool.kill_workers() > 0
     burst("before", range(8, 12))
-    streams.until(lambda: arrived("during"), 120, "alerts through kill -9 of the SDK workers")
+    streams.until(lambda: arrived("during"), "alerts through kill -9 of the SDK workers")
     burst("last", range(8))
     flink.task_managers[0].kill()
     flink.task_managers[0].start()
-    streams.until(lambda: arrived("last"), 120, "alerts through kill -9 of the TaskManager")
+    streams.until(lambda: arrived("last"), "alerts through kill -9 of the TaskManager")
     burst("small", range(25))
-    streams.until(
-        lambda: receiver.has(subject_type="advertiser", subject="small"), 120, "the quota"
-    )
+    streams.until(lambda: receiver.has(subject_type="advertiser", subject="small"), "the quota")
     records = {record["id"]: record for record in receiver.look()}
     for record in records.values():
         check(record)

@@ -127,11 +127,11 @@ def test_a_burst_gives_one_alert_per_flag_and_a_rate_limit_over_many_panes(
             lines += clicks("calm", f"198.51.100.{batch}", some, begun)
             before = panes(result)
             streams.put(client, "burst", lines)
-            streams.until(lambda before=before: panes(result) > before, 30, "a pane")
-        streams.until(lambda: receiver.has(subject="small"), 30, "the quota is exceeded")
+            streams.until(lambda before=before: panes(result) > before, "a pane")
+        streams.until(lambda: receiver.has(subject="small"), "the quota is exceeded")
         after = panes(result)
         streams.put(client, "burst", clicks("acme", "198.51.100.7", range(36, 38), begun))
-        streams.until(lambda: panes(result) > after, 30, "one more pane")
+        streams.until(lambda: panes(result) > after, "one more pane")
         totals = counters(result)
         assert dropped(result) == 0
     records = receiver.look()
@@ -181,11 +181,9 @@ def test_a_flag_that_falls_is_withdrawn_in_a_file(
     with running(kinesis_server, "falls", tmp_path / "out", *options):
         for number in range(5):  # every five seconds: a rhythm
             streams.put(client, "falls", [click("acme", "192.0.2.9", number, begun + number * 5)])
-        streams.until(lambda: states("rate_limit") == ["limited"], 60, "a rhythm is flagged")
+        streams.until(lambda: states("rate_limit") == ["limited"], "a rhythm is flagged")
         streams.put(client, "falls", [click("acme", "192.0.2.9", 5, begun + 51)])
-        streams.until(
-            lambda: states("rate_limit") == ["limited", "withdrawn"], 60, "it is withdrawn"
-        )
+        streams.until(lambda: states("rate_limit") == ["limited", "withdrawn"], "it is withdrawn")
         assert states("alert") == ["raised", "withdrawn"]
     text = path.read_text(encoding="utf-8")
     assert "192.0.2.9" not in text, "subjects are pseudonyms"
@@ -230,10 +228,10 @@ def test_what_looks_back_is_told_and_an_anomaly_begins_and_ends(
         streams.put(client, "back", [*of(range(25), 6), *map(by_user, range(11))])
         streams.put(client, "back", of(range(25, 26), 60))
         volume = {"rule": "sivt_volume_anomaly", "subject": "clicks"}
-        streams.until(lambda: bool(found(**volume, state="raised")), 60, "an anomaly begins")
-        streams.until(lambda: bool(found(kind="rate_limit", subject="u")), 60, "a user is limited")
+        streams.until(lambda: bool(found(**volume, state="raised")), "an anomaly begins")
+        streams.until(lambda: bool(found(kind="rate_limit", subject="u")), "a user is limited")
         streams.put(client, "back", of(range(26, 31), 6))
-        streams.until(lambda: bool(found(**volume, state="ended")), 60, "it ends")
+        streams.until(lambda: bool(found(**volume, state="ended")), "it ends")
     window = {"window_start": shown(spike), "window_end": shown(spike + 60)}
     told = found(**volume)
     assert [one["state"] for one in told] == ["raised", "ended"]

@@ -47,18 +47,22 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     expected = sql_oracle.summaries(sql, 60)
     flags = sql_oracle.flags(sql)
     look_back = streams.expected_look_back(sql, logs)
-    live = tmp_path / "live"
+    rules = tmp_path / "rules.toml"
+    rules.write_text(streams.EASY_ANOMALIES)
+    settings = (*SETTINGS, "--rules", str(rules))
+    backfilled, live = tmp_path / "backfilled", tmp_path / "live"
+    _run("backfill", "--input", str(logs), "--output", str(backfilled), *settings)
+    anomalies = streams.stored_anomalies(backfilled, logs)
+    assert anomalies
 
     def start(*more: str) -> None:
-        arguments = (
+        _run(
             *("stream", "--source", "kinesis://flink", "--kinesis-region", "us-east-1"),
-            *("--kinesis-endpoint", kinesis_server.url, "--output", str(live), *SETTINGS, *QUICK),
+            *("--kinesis-endpoint", kinesis_server.url, "--output", str(live), *settings, *QUICK),
             *("--elasticsearch", elasticsearch_node.url, "--elasticsearch-setup"),
             *("--elasticsearch-index-prefix", "flink", *flink.arguments(), "--detach"),
             *("--flink-checkpoint-every", "2s", *more),
         )
-        result = CliRunner().invoke(cli, list(arguments))
-        assert result.exit_code == 0, result.output
 
     def put(part: int) -> None:
         streams.put(client, "flink", lines[part::5], seed=part)
@@ -104,6 +108,10 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     _soon(lambda: streams.stored(live) == expected, flink, "Parquet equals SQL")
     _soon(lambda: streams.stored_flags(live) == flags, flink, "flags equal SQL")
     _soon(lambda: streams.stored_look_back(live, logs) == look_back, flink, "verdicts equal SQL")
+    _soon(
+        lambda: streams.stored_anomalies(live, logs) == anomalies,
+        *(flink, "anomalies equal the backfill's"),
+    )
     assert len(streams.in_log(live)) == sql.execute("SELECT count(*) FROM events").fetchone()[0]
 
 
@@ -161,9 +169,14 @@ def test_a_past_that_is_read_in_a_moment_expires_windows_before_their_timers(
     assert unbroken.manager.get(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"] == []
 
 
+def _run(*arguments: str) -> None:
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == 0, result.output
+
+
 def _soon(true: Callable[[], bool], cluster: FlinkCluster, what: str) -> None:
     try:
-        streams.until(true, 400 if "Elastic" in what else 120, what)
+        streams.until(true, what)
     except AssertionError as error:
         ends = [f"{each.name}: {each.end_of_log()}" for each in cluster.services]
         raise AssertionError("\n".join([str(error), *ends])) from error

@@ -65,13 +65,13 @@ def test_windows_close_beside_an_idle_shard_and_a_clock_a_day_ahead(
 
     try:
         put(click_at(begun + 23 * 3600, "ahead", 1), click_at(begun - 48 * 3600, "behind", 1))
-        streams.until(lambda: closed() == [("now",)], 90, "windows close")
+        streams.until(lambda: closed() == [("now",)], "windows close")
         totals = counters(result)
         assert totals["events_late"] == 1
         assert totals["panes_on_time"] > 0
         assert totals["kinesis_records"] == totals["events"] > 2
         assert dropped(result) == 0
-        streams.until(lambda: late(tmp_path / "out") == [("behind",)], 30, "late events are kept")
+        streams.until(lambda: late(tmp_path / "out") == [("behind",)], "late events are kept")
         assert "ahead" not in str(closed())
     finally:
         result.cancel()
@@ -125,15 +125,15 @@ def test_a_killed_run_starts_again_without_state_and_no_document_goes_back(
 
     streams.put(client, "killed", lines[0::2], seed=1)
     with streams.running("stream", *given, log=log) as process:
-        streams.until(lambda: bool(seen()) and events_in_log() > 0, 90, "the first run writes")
+        streams.until(lambda: bool(seen()) and events_in_log() > 0, "the first run writes")
         streams.end(process, signal.SIGKILL)
     logged = events_in_log()
 
     streams.put(client, "killed", lines[1::2], seed=2)
     with streams.running("stream", *given, log=log):
-        streams.until_equal(seen, expected, 90, "Elasticsearch equals SQL")
+        streams.until_equal(seen, expected, "Elasticsearch equals SQL")
         streams.until_equal(
-            lambda: streams.stored(tmp_path / "out"), expected, 60, "Parquet equals SQL"
+            lambda: streams.stored(tmp_path / "out"), expected, "Parquet equals SQL"
         )
     files = f"read_parquet('{tmp_path}/out/events/**/*.parquet')"
     connection = streams.views(tmp_path / "out")
@@ -188,8 +188,8 @@ def test_a_correction_wins_while_the_stream_runs_on(
     log = tmp_path / "stream.log"
     given = arguments(kinesis_server, "corrected", output, *elastic, *prefix)
     with streams.running("stream", *given, log=log) as process:
-        streams.until(lambda: counted() == {"a": 5, "b": 7}, 90, "the stream is counted")
-        streams.until(lambda: len(list(output.glob("events/**/stream-*"))) > 0, 60, "it is logged")
+        streams.until(lambda: counted() == {"a": 5, "b": 7}, "the stream is counted")
+        streams.until(lambda: len(list(output.glob("events/**/stream-*"))) > 0, "it is logged")
         hour = (int(old) - 3 * 3600) // 3600 * 3600
         bounds = [
             datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat()
@@ -208,6 +208,6 @@ def test_a_correction_wins_while_the_stream_runs_on(
             StreamName="corrected",
             Records=[{"Data": click_at(begun, "b", 99), "PartitionKey": "k"}],
         )
-        streams.until(lambda: counted() == {"a": 8, "b": 8}, 60, "the stream runs on")
-        streams.until(lambda: in_views() == {"a": 8, "b": 8}, 150, "so it does in Parquet")
+        streams.until(lambda: counted() == {"a": 8, "b": 8}, "the stream runs on")
+        streams.until(lambda: in_views() == {"a": 8, "b": 8}, "so it does in Parquet")
         assert process.poll() is None

@@ -52,9 +52,8 @@ def test_stream_equals_backfill_and_sql(
     look_back = streams.expected_look_back(sql, logs)
     assert look_back
 
-    # Two thousand advertisers have little each: anomalies need low limits to be found.
     rules = tmp_path / "rules.toml"
-    rules.write_text("rules.sivt_volume_anomaly = { threshold = 1.2, minimum = 5 }")
+    rules.write_text(streams.EASY_ANOMALIES)
     settings = (*SETTINGS, "--rules", str(rules))
 
     backfilled = tmp_path / "backfilled"
@@ -81,16 +80,16 @@ def test_stream_equals_backfill_and_sql(
     url = elasticsearch_node.url
     with streams.running("stream", *arguments, log=log):
         streams.until_equal(
-            lambda: streams.stored(live), expected, 120, "the summaries in Parquet equal SQL"
+            lambda: streams.stored(live), expected, "the summaries in Parquet equal SQL"
         )
         assert streams.searchable(url, "prism") == expected
-        streams.until_equal(lambda: streams.stored_flags(live), flags, 30, "flags equal SQL")
+        streams.until_equal(lambda: streams.stored_flags(live), flags, "flags equal SQL")
         streams.until_equal(
-            lambda: streams.stored_look_back(live, logs), look_back, 60, "verdicts equal SQL"
+            lambda: streams.stored_look_back(live, logs), look_back, "verdicts equal SQL"
         )
         streams.until_equal(
             lambda: streams.searchable_anomalies(url, "prism", logs),
-            *(anomalies, 60, "anomalies in Elasticsearch equal the backfill's"),
+            *(anomalies, "anomalies in Elasticsearch equal the backfill's"),
         )
         assert streams.in_log(live) == streams.in_log(backfilled)
         advertisers = "SELECT count(DISTINCT advertiser_id) FROM event_rows"

@@ -42,7 +42,7 @@ def test_up_is_safe_to_repeat_and_mends_what_ended(stack: Stack) -> None:
 
     kinesis = before.members[0]
     os.killpg(kinesis.pid, signal.SIGKILL)
-    streams.until(lambda: kinesis.state == "ended", 10, "the kill is seen")
+    streams.until(lambda: kinesis.state == "ended", "the kill is seen")
     after = stack.up(SOME)
     assert after.ports == before.ports
     assert before.members[1] in after.members
