@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gzip
+import itertools
 import os
 import random
 import signal
@@ -70,9 +71,15 @@ def lines_of(logs: Path) -> list[bytes]:
 
 
 def create_stream(url: str, name: str, shards: int) -> Any:
-    """A new stream, ready to use; returns a client."""
+    """A new stream, ready to use; returns a client.
+
+    Tests share a server: a name that another has taken would bring its events.
+    """
+    client: Any = aws_client("kinesis", url)
+    taken = [page["StreamNames"] for page in client.get_paginator("list_streams").paginate()]
+    assert name not in itertools.chain(*taken), f"another test has a stream {name}"
     make_stream(url, name, shards)
-    return aws_client("kinesis", url)
+    return client
 
 
 def flink_options(cluster: FlinkCluster) -> tuple[str, ...]:

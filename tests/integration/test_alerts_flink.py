@@ -29,16 +29,16 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
     kinesis_server: KinesisServer,
     flink: FlinkCluster,
 ) -> None:
-    client = streams.create_stream(kinesis_server.url, "killed", 2)
-    streams.create_stream(kinesis_server.url, "killed-alerts", 2)
-    receiver = Receiver(client, "killed-alerts")
+    client = streams.create_stream(kinesis_server.url, "alerted", 2)
+    streams.create_stream(kinesis_server.url, "alerted-alerts", 2)
+    receiver = Receiver(client, "alerted-alerts")
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES)
     begun = (time.time() // 60 - 1) * 60
     arguments = (
-        *("stream", "--source", "kinesis://killed", "--kinesis-region", REGION),
+        *("stream", "--source", "kinesis://alerted", "--kinesis-region", REGION),
         *("--kinesis-endpoint", kinesis_server.url, "--output", str(tmp_path / "out")),
-        *("--alerts", "kinesis://killed-alerts", "--rules", str(rules), "--pane-every", "1s"),
+        *("--alerts", "kinesis://alerted-alerts", "--rules", str(rules), "--pane-every", "1s"),
         *("--watermark-lag", "2s", "--flink-checkpoint-every", "2s"),
         *(*flink.arguments(), "--detach"),
     )
@@ -46,7 +46,7 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
     assert result.exit_code == 0, result.output
 
     def burst(advertiser: str, numbers: range) -> None:
-        streams.put(client, "killed", clicks(advertiser, "198.51.100.7", numbers, begun))
+        streams.put(client, "alerted", clicks(advertiser, "198.51.100.7", numbers, begun))
 
     def arrived(advertiser: str) -> bool:
         return receiver.has(kind="rate_limit", advertiser_id=advertiser, subject_type="ip")
