@@ -123,13 +123,20 @@ SELECT * EXCLUDE (flags, flag), flag.* FROM (SELECT *, unnest(flags) AS flag FRO
 
 -- Summaries with the verdicts of all rules: gross, general (GIVT) and suspected sophisticated
 -- (SIVT) invalid traffic, and the net of both.
+-- Each takes the verdicts of its own generation: others know other events as invalid already.
 CREATE OR REPLACE VIEW net_summaries AS
-WITH adjustments AS (
-    SELECT advertiser_id, adjustment.*
-    FROM (SELECT advertiser_id, unnest(adjustments) AS adjustment FROM verdicts)
+WITH own AS (
+    SELECT * FROM ${verdicts}
+    QUALIFY row_number() OVER (
+        PARTITION BY advertiser_id, window_start, generation ORDER BY version DESC
+    ) = 1
+), adjustments AS (
+    SELECT advertiser_id, generation, adjustment.*
+    FROM (SELECT advertiser_id, generation, unnest(adjustments) AS adjustment FROM own)
 ), by_row AS (
     SELECT
         ${row},
+        generation,
         window_seconds,
         make_timestamp(
             epoch_ms(adjusted_at) // (window_seconds * 1000) * (window_seconds * 1000) * 1000
@@ -141,7 +148,8 @@ WITH adjustments AS (
 SELECT s.* REPLACE (${net}), ${suspected}
 FROM summaries s
 LEFT JOIN by_row a
-    ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start;
+    ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
+    AND a.generation = s.generation;
 
 -- Everything that did not fit.
 CREATE OR REPLACE VIEW dead_letters AS

@@ -267,8 +267,14 @@ def anomalies(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]
             FROM pasts GROUP BY ALL
         ), shares AS (
             SELECT *,
-                least(0.5, greatest(all_c / greatest(all_i, 1), 1 / greatest(all_i, 1))) AS ctr,
-                least(0.5, greatest(all_v / greatest(all_c, 1), 1 / greatest(all_c, 1))) AS cvr
+                least(
+                    1 - 1 / greatest(all_i, 2),
+                    greatest(all_c / greatest(all_i, 1), 1 / greatest(all_i, 2))
+                ) AS ctr,
+                least(
+                    1 - 1 / greatest(all_c, 2),
+                    greatest(all_v / greatest(all_c, 1), 1 / greatest(all_c, 2))
+                ) AS cvr
             FROM middle
         ), scales AS (
             SELECT m.advertiser_id, m.money, m.w,

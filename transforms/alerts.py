@@ -210,7 +210,7 @@ def _limit(row: Row, key: str, told: Told, until_ms: int, verdicts: Sequence[Ver
 
 def _common(row: Row, window: Row | Verdict, key: str, times: int, state: str) -> dict[str, Any]:
     return {
-        "id": _hash(key, times, state),
+        "id": _hash(key, times, state, row.version),
         "key": key,
         "version": row.version,
         "advertiser_id": row.advertiser_id,

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,39 @@ def test_a_retally_of_some_hours_judges_them_with_what_came_before(tmp_path: Pat
     expected += [row for row in after if low <= int(str(row[0])) < high]
     assert flags(output) == sorted(expected)
     assert after != before
+
+
+def test_a_retally_of_parts_takes_no_event_off_twice(tmp_path: Path) -> None:
+    """Verdicts of the hour, or sums of the day, know nothing of the new rules."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    click = {"event_type": "click", "advertiser_id": "a", "user_id": "u", "ip": "203.0.113.7"}
+    lines = [
+        json.dumps({**click, "event_id": f"c{n}", "occurred_at": f"2026-03-01T12:00:{at:06.3f}Z"})
+        for n, at in enumerate(n * n * 0.131 for n in range(20))
+    ]
+    (logs / "clicks.jsonl").write_text("\n".join(lines))
+    output = backfill(tmp_path, logs, "--rollup", "1d")
+    assert invalid(output) == {60: (20, 10, 10), 86_400: (20, 10, 10)}
+    rules = tmp_path / "strict.toml"
+    rules.write_text("[rules.givt_click_rate_ip]\nthreshold = 5\n")
+    for end, expected in (
+        # The hour is cut, so rules that look back say nothing of this minute.
+        ("2026-03-01T12:01:00Z", {60: (20, 20, 0), 86_400: (20, 10, 10)}),
+        # The day is cut, so it stays as it was.
+        ("2026-03-01T13:00:00Z", {60: (20, 20, 0), 86_400: (20, 10, 10)}),
+    ):
+        run(
+            *("backfill", "--input", str(output / "events"), "--output", str(output)),
+            *("--from", "2026-03-01T12:00:00Z", "--to", end, "--rules", str(rules)),
+        )
+        assert invalid(output) == expected
+
+
+def invalid(output: Path) -> dict[int, tuple[int, ...]]:
+    """Window size to clicks, those called invalid, and the rest."""
+    query = "SELECT window_seconds, clicks, givt_clicks, net_clicks FROM net_summaries"
+    return {size: tuple(rest) for size, *rest in views(output).sql(query).fetchall()}
 
 
 @pytest.mark.elasticsearch

@@ -172,7 +172,22 @@ def test_clicks_where_there_never_was_one() -> None:
     assert last(ClickThroughAnomaly(), [*past, robots])[0][3] == ANOMALY
 
 
+@pytest.mark.parametrize("usual", [600, 900])
+def test_rates_above_half_that_fall_to_a_tenth(usual: int) -> None:
+    past = [window(n - 60, clicks=1_000, conversions=usual) for n in range(60)]
+    rule = ConversionRateAnomaly()
+    assert last(rule, [*past, window(0, clicks=1_000, conversions=usual)])[0][3] == NORMAL
+    assert last(rule, [*past, window(0, clicks=200_000, conversions=usual * 200)])[0][3] == NORMAL
+    assert last(rule, [*past, window(0, clicks=1_000, conversions=100)])[0][3] == ANOMALY
+
+
 # sivt_spend_anomaly
+
+
+def test_refunds_lie_below_nothing() -> None:
+    past = [window(n - 60, impressions=100, cost_micros=1_000) for n in range(60)]
+    (found,) = last(SpendAnomaly(), [*past, window(0, impressions=100, cost_micros=-50_000)])
+    assert found == ("EUR", -50_000, 649, ANOMALY)
 
 
 def test_spend_is_judged_by_currency() -> None:
@@ -244,3 +259,10 @@ def test_settings_that_cannot_work_are_refused(rule: Any) -> None:
         rule(threshold=0)
     with pytest.raises(RuleError, match="minimum 4 is too little"):
         rule(minimum=4)
+
+
+@pytest.mark.parametrize("rule", [type(rule) for rule in ALL])
+@pytest.mark.parametrize("threshold", [float("inf"), 1e19])
+def test_thresholds_that_nothing_reaches_are_refused(rule: Any, threshold: float) -> None:
+    with pytest.raises(RuleError, match="would flag no window"):
+        rule(threshold=threshold)

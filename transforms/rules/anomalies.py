@@ -72,7 +72,8 @@ class _RateAnomaly(SeriesRule, abc.ABC):
         past_hits, past_trials = _known(points, hits), _known(points, trials)
         total = np.nansum(past_trials, axis=1)
         share = np.nansum(past_hits, axis=1) / np.maximum(total, 1)
-        share = np.clip(share, 1 / np.maximum(total, 1), 0.5)
+        rare = 1 / np.maximum(total, 2)  # never 0 or 1, where chance would have no width
+        share = np.clip(share, rare, 1 - rare)
         spread = np.sqrt(share * (1 - share))
         past_chance = spread[:, None] * np.sqrt(np.where(past_trials > 0, past_trials, np.nan))
         scatter = robust_scale((past_hits - share[:, None] * past_trials) / past_chance)
@@ -151,7 +152,7 @@ class SpendAnomaly(SeriesRule):
         chance = expected / np.sqrt(np.maximum(usual, 1))
         scale = np.fmax(np.fmax(robust_scale(past - expected[:, None]), chance), 1)
         enough = (np.maximum(events, usual) >= self.minimum) & (expected > 0)
-        return [Comparison(pl.col("currency"), now, expected, scale, enough)]
+        return [Comparison(pl.col("currency"), now, expected, scale, enough, signed=True)]
 
 
 def _known(points: Points, name: str) -> np.ndarray:

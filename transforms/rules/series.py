@@ -29,12 +29,18 @@ FEW_EVENTS: Final = 5
 """A window with fewer events of an advertiser counts as one without any: it saves sending nearly
 all of the rows of small advertisers, who are not judged."""
 
+MOST_SCORE: Final = 1_000_000
+"""Thresholds above it are a mistake: no count that fits is so far from another."""
+
 NORMAL: Final = "normal"
 ANOMALY: Final = "anomaly"
 NOT_ENOUGH: Final = "not_enough_data"
 
 _CONSISTENT: Final = 1.4826
 """Makes the median absolute deviation of normal values their standard deviation."""
+
+_MOST: Final = float(2**63 - 1024)
+"""The largest of 64 bits that is a float."""
 
 _AT_A_TIME: Final = 50_000
 """Windows that are compared at a time: 24 MB for each measure."""
@@ -103,6 +109,7 @@ class Comparison:
         expected: what they should have.
         scale: how far values scatter around that; above 0.
         enough: whether there is the volume to judge them.
+        signed: whether values may lie below 0, as refunds do.
     """
 
     subject: pl.Expr
@@ -110,6 +117,7 @@ class Comparison:
     expected: np.ndarray
     scale: np.ndarray
     enough: np.ndarray
+    signed: bool = False
 
 
 class SeriesRule(abc.ABC):
@@ -136,6 +144,11 @@ class SeriesRule(abc.ABC):
     minimum: int
 
     def __post_init__(self) -> None:
+        if self.threshold > MOST_SCORE:
+            raise RuleError(
+                f"{self.NAME}: threshold {self.threshold} would flag no window; give a robust "
+                f"z-score of at most {MOST_SCORE:,}, or switch the rule off."
+            )
         if not self.threshold > 0:
             raise RuleError(
                 f"{self.NAME}: threshold {self.threshold} would flag every window; give a robust "
@@ -177,7 +190,8 @@ def _verdicts(points: Points, comparison: Comparison, limits: Scores) -> pl.Data
         most=limits.of(pl.col("advertiser_id")),
     )
     bound = pl.col("expected") + pl.col("score").sign() * pl.col("most") * pl.col("scale")
-    upper, lower = bound.floor() + 1, (bound.ceil() - 1).clip(0)
+    upper = (bound.floor() + 1).clip(-_MOST, _MOST)
+    lower = (bound.ceil() - 1).clip(-_MOST if comparison.signed else 0, _MOST)
     anomaly = pl.col("score").abs() > pl.col("most")
     named = frame.with_columns(
         pl.lit("series").alias("subject_type"),
