@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.transforms.alerts import AlertSpec
     from adtally.transforms.rules.quotas import Quotas
+
+_LOG = logging.getLogger("adtally")
 
 alert_options = options(
     click.option(
@@ -25,7 +28,8 @@ alert_options = options(
         type=click.IntRange(min=1),
         default=100,
         show_default=True,
-        help="Flags of an advertiser and base window that are sent; of others, the number.",
+        help="Flags of an advertiser and base window that are sent, and as many of rules that look "
+        "back; of others, the number.",
     ),
     click.option(
         "--rate-limit-for",
@@ -64,6 +68,13 @@ def alerts_of(given: dict[str, Any], quotas: Quotas) -> tuple[AlertSink | None, 
         raise ConfigError(
             f"--alerts {given['alerts']} is one file of this machine, and workers run beside the "
             f"TaskManagers. Give kinesis://STREAM, or a folder that all of them reach."
+        )
+    if given["look_back_every"] >= given["rate_limit_for"]:
+        _LOG.warning(
+            "rules that look back speak every %d s, when most of their rate limits are over, which "
+            "end %d s after the window; give --look-back-every less than --rate-limit-for",
+            given["look_back_every"],
+            given["rate_limit_for"],
         )
     return sink, spec
 

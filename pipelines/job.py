@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from adtally.transforms.windows import Ranges
 if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
+
+_LOG = logging.getLogger("adtally")
 
 DAY_MS = 86_400_000
 OPEN_MS = 1 << 62
@@ -358,6 +361,16 @@ def whole_range(from_ms: int | None, to_ms: int | None, settings: Settings) -> R
             )
     if from_ms is None and to_ms is None:
         return ()
+    common_ms = settings.common_seconds * 1000
+    for name, value in (("--from", from_ms), ("--to", to_ms)):
+        if value is not None and value % common_ms:
+            lower = value // common_ms * common_ms
+            _LOG.warning(
+                "%s %s cuts a longer window: roll-ups that are cut are not written, and windows "
+                "of an hour that is cut have no verdicts of rules that look back; whole are "
+                "%s and %s",
+                *(name, shown_time(value), shown_time(lower), shown_time(lower + common_ms)),
+            )
     start = -OPEN_MS if from_ms is None else from_ms
     end = OPEN_MS if to_ms is None else to_ms
     if start >= end:

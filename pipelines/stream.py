@@ -85,6 +85,7 @@ def prepare(request: StreamRequest) -> Job:
             f"events being in the log after {MOST_FLUSH_SECONDS} s; give that or less."
         )
     output = checked_output(request.output)
+    reads = settled_reads(request, output)
     job = Job(
         output=output,
         blocks=(),
@@ -92,7 +93,7 @@ def prepare(request: StreamRequest) -> Job:
         started_ms=now_ms(),
         mapping=request.mapping,
         elasticsearch=request.elasticsearch,
-        reads=settled_reads(request, output),
+        reads=reads,
         streaming=Streaming(
             id=f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}",
             pane_seconds=request.pane_seconds,
@@ -101,7 +102,7 @@ def prepare(request: StreamRequest) -> Job:
             writers=request.writers,
         ),
         alerts=request.alerts,
-        alert_spec=request.alert_spec,
+        alert_spec=told_from(request.alert_spec, reads, request.settings),
     )
     settle_manifest(job)
     leave_views(job)
@@ -189,6 +190,20 @@ def resume_ms(output: str, settings: Settings) -> int | None:
         past_ms = min(settings.past_seconds * 1000, LOOK_BACK_MS)
         start_ms = min(start_ms, oldest_open_ms(settings.history_seconds) - past_ms)
     return max(0, start_ms)
+
+
+def told_from(spec: AlertSpec, reads: tuple[ReadFromKinesis, ...], settings: Settings) -> AlertSpec:
+    """Alerts of windows that are read from their first event on, and of hours with their past.
+
+    Of what came before, only events that arrived late are read: a window has few of them, and the
+    first whole one after it looks like a surge.
+    """
+    start_ms = max(read.start_ms for read in reads)
+    if start_ms == TRIM_HORIZON:
+        return spec
+    hour_ms = settings.history_seconds * 1000
+    whole_ms = -(-(start_ms + LOOK_BACK_MS) // hour_ms) * hour_ms
+    return replace(spec, from_ms=start_ms, look_back_from_ms=whole_ms)
 
 
 def _shown(start_ms: int) -> str:

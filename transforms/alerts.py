@@ -31,12 +31,12 @@ HOLD_SECONDS: Final = 600
 THROTTLED: Final = {
     "givt_click_rate_ip": "click",
     "givt_click_rate_user": "click",
-    "givt_duplicate_click": "click",
     "givt_impression_rate_user": "impression",
     "givt_regular_interval": "click",
     **{f"quota_{measure}": event_type for measure, event_type in QUOTA_MEASURES.items()},
 }
-"""Rules whose subject can be throttled, with the type of events to throttle."""
+"""Rules whose subject can be throttled, with the type of events to throttle. A second click is no
+attack, and where users are not named it would throttle an address, with all who are behind it."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,22 @@ class AlertSpec:
     """What is told.
 
     Attributes:
-        most: flags of an advertiser and window that are raised at most, raised again too; the
-            window is the base window, and the history window for what is found there.
+        most: flags of an advertiser and base window that are raised at most, raised again too; as
+            many again by rules that look back, and as many anomalies.
             Each may be withdrawn, limit its subject and free it, so a receiver gets at most four
             times as many records, and those that count what was suppressed.
         hold_ms: a subject is limited until so long after the base window's end. Long enough that
             the next window of an attack, and its first pane, come before.
         quotas: of events per advertiser and base window.
+        from_ms: what begins before is not raised, as it was not read from its first event on.
+        look_back_from_ms: the same for what rules find that look back, and anomalies.
     """
 
     most: int = ALERTS
     hold_ms: int = HOLD_SECONDS * 1000
     quotas: Quotas = Quotas()
+    from_ms: int = 0
+    look_back_from_ms: int = 0
 
     def __post_init__(self) -> None:
         if self.most < 1:
@@ -65,6 +69,11 @@ class AlertSpec:
                 f"a rate limit of {self.hold_ms} ms after the window would be over before it; give "
                 f"0 or more."
             )
+
+    def begin_ms(self, source: Source) -> int:
+        """From where on what is found is told."""
+        looks_back = source in (Source.VERDICTS, Source.ANOMALIES)
+        return self.look_back_from_ms if looks_back else self.from_ms
 
 
 class Told(msgspec.Struct, array_like=True):
@@ -79,10 +88,13 @@ class Told(msgspec.Struct, array_like=True):
 
 
 class Memory(msgspec.Struct, array_like=True):
-    """What receivers know of an advertiser's window; at most ``AlertSpec.most`` flags."""
+    """What receivers know of an advertiser's window, or of its base windows in an hour.
+
+    ``raised`` is how many flags were raised of each base window, at most ``AlertSpec.most``.
+    """
 
     version: int = -1
-    raised: int = 0
+    raised: dict[int, int] = {}
     flags: dict[str, Told] = {}
     limits: dict[str, Told] = {}
     suppressed_told: int = 0
@@ -94,13 +106,19 @@ def compare(memory: Memory, row: Row, spec: AlertSpec) -> list[Record]:
     """What is new in a pane, in the order in which it should be told; ``memory`` then knows it.
 
     A pane that saw no more events than one before changes nothing: runners hand panes over out of
-    order. What was raised is always withdrawn when it holds no more. Of many new flags those with
-    the highest counts are raised first.
+    order. What was raised is always withdrawn when it holds no more. Of many new flags those that
+    can be throttled are raised first, and of these the ones furthest above their thresholds.
     """
     if row.version <= memory.version:
         return []
     memory.version = row.version
-    now = {_key(row, verdict): verdict for verdict in row.verdicts}
+    begin_ms = spec.begin_ms(row.source)
+    keyed = {_key(row, verdict): verdict for verdict in row.verdicts}
+    now = {
+        key: verdict
+        for key, verdict in keyed.items()
+        if verdict.start_ms >= begin_ms or key in memory.flags
+    }
     alerts = [
         *_withdrawn(memory, now, row),
         *_ended(memory, now, row),
@@ -120,9 +138,11 @@ def _withdrawn(memory: Memory, now: Mapping[str, Verdict], row: Row) -> Iterator
 
 def _ended(memory: Memory, now: Mapping[str, Verdict], row: Row) -> Iterator[Alert]:
     for key, told in sorted(memory.flags.items()):
-        if told.holds and now[key].over and not told.verdict.over:
-            told.verdict = now[key]
-            yield _alert(row, key, told.times, "ended", now[key])
+        verdict = now[key] if told.holds else told.verdict
+        known = (told.verdict.over, told.verdict.end_ms)
+        if verdict.over and known != (True, verdict.end_ms):
+            told.verdict = verdict
+            yield _alert(row, key, told.times, "ended", verdict)
 
 
 def _raised(
@@ -134,12 +154,19 @@ def _raised(
     would contradict each other.
     """
     new = [key for key, verdict in now.items() if _is_new(memory.flags.get(key), verdict)]
-    room = len(new) if row.source is Source.QUOTAS else max(0, spec.most - memory.raised)
-    for key in sorted(new, key=lambda key: (-now[key].count, key))[:room]:
+    for key in sorted(new, key=lambda key: (*_importance(now[key]), key)):
+        raised = memory.raised.get(now[key].start_ms, 0)
+        if raised >= spec.most and row.source is not Source.QUOTAS:
+            continue
         times = memory.flags[key].times + 1 if key in memory.flags else 1
         memory.flags[key] = Told(times, True, now[key])
-        memory.raised += 1
+        memory.raised[now[key].start_ms] = raised + 1
         yield _alert(row, key, times, "ended" if now[key].over else "raised", now[key])
+
+
+def _importance(verdict: Verdict) -> tuple[bool, float]:
+    """Low for what a receiver can do most about; counts of different rules do not compare."""
+    return verdict.rule not in THROTTLED, -verdict.count / max(verdict.threshold, 1)
 
 
 def _is_new(told: Told | None, verdict: Verdict) -> bool:

@@ -13,10 +13,14 @@ from adtally.transforms.verdicts import VerdictSpec
 from adtally.transforms.windows import (
     GENERATION_BITS,
     SEEN_MASK,
+    exact_sum,
     utc,
     window_columns,
     within,
 )
+
+_MOST = (1 << 63) - 1
+"""Where 64 bits end; a sum beyond it is an anomaly, whatever it is."""
 
 _SUMS = ("impressions", "clicks", "conversions", "cost_micros")
 
@@ -42,7 +46,8 @@ def series_of(summaries: pa.Table) -> pl.DataFrame:
         .group_by(
             "advertiser_id", "currency", pl.col("window_start").dt.epoch("ms").alias("window"), seen
         )
-        .agg(pl.col(*_SUMS).sum())
+        .agg(exact_sum(pl.col(*_SUMS)))
+        .with_columns(pl.col(*_SUMS).clip(-_MOST, _MOST).cast(pl.Int64))
         .collect()
     )
 

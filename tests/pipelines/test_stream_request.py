@@ -26,7 +26,13 @@ from adtally.io.manifest import read_manifest
 from adtally.io.parquet import write_table
 from adtally.pipelines.backfill import now_ms
 from adtally.pipelines.cli import cli, stream
-from adtally.pipelines.job import STREAM_SHARDS, ConfigError, Settings, Streaming
+from adtally.pipelines.job import (
+    STREAM_SHARDS,
+    ConfigError,
+    Settings,
+    Streaming,
+    whole_range,
+)
 from adtally.pipelines.stream import (
     MOST_FLUSH_SECONDS,
     RESTART_MARGIN_MS,
@@ -35,8 +41,10 @@ from adtally.pipelines.stream import (
     prepare,
     resume_ms,
     settled_reads,
+    told_from,
 )
 from adtally.pipelines.stream_cli import attend, line, request_of
+from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.rules.ruleset import Ruleset
 from tests.io.test_views import EVENT_SCHEMA, table
 
@@ -522,3 +530,39 @@ def test_the_line_of_a_running_stream_has_every_count_and_no_other() -> None:
     pairs = dict(pair.split("=") for pair in told.split(" "))
     assert (pairs["events"], pairs["events_late"], pairs["records_dead"]) == ("12", "3", "0")
     assert "windows" not in pairs
+
+
+def test_alerts_are_of_what_is_read_from_its_first_event_on() -> None:
+    read = ReadFromKinesis(KinesisConfig("events"), start_ms=ARRIVED // MINUTE * MINUTE)
+    spec = told_from(AlertSpec(), (read, replace(read, start_ms=5)), Settings())
+    noon = ARRIVED // HOUR * HOUR
+    assert (spec.from_ms, spec.look_back_from_ms) == (noon, noon + HOUR)
+    spec = told_from(AlertSpec(), (replace(read, start_ms=noon + 1),), Settings())
+    assert (spec.from_ms, spec.look_back_from_ms) == (noon + 1, noon + 2 * HOUR)
+    oldest = replace(read, start_ms=TRIM_HORIZON)
+    assert told_from(AlertSpec(), (oldest,), Settings()) == AlertSpec()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "rollups", "warned"),
+    [
+        (0, HOUR, (), []),
+        (0, MINUTE, (), ["--to"]),
+        (MINUTE, 2 * MINUTE, (), ["--from", "--to"]),
+        (0, HOUR, (86_400,), ["--to"]),
+    ],
+)
+def test_a_range_that_cuts_longer_windows_is_told(
+    begin: int,
+    end: int,
+    rollups: tuple[int, ...],
+    warned: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings(rollup_seconds=rollups)
+    assert whole_range(begin, end, settings) == ((begin, end),)
+    assert [record.getMessage().split()[0] for record in caplog.records] == warned
+    near = replace(settings, ruleset=NEAR, rollup_seconds=())
+    caplog.clear()
+    whole_range(begin, end, near)
+    assert not caplog.records

@@ -148,20 +148,36 @@ def test_ids_tell_advertisers_windows_rules_and_subjects_apart() -> None:
 
 def test_a_subject_with_two_flags_is_limited_until_both_have_fallen() -> None:
     memory = Memory()
-    both = told(memory, row(1, flag(), flag(rule="givt_duplicate_click")))
+    both = told(memory, row(1, flag(), flag(rule="givt_regular_interval")))
     (limit,) = (one for one in both if isinstance(one, RateLimit))
     assert sorted(reason["rule"] for reason in limit.reasons) == [
         "givt_click_rate_ip",
-        "givt_duplicate_click",
+        "givt_regular_interval",
     ]
     assert shown(told(memory, row(2, flag()))) == [("Alert", "withdrawn", "203.0.113.7")]
     assert [type(one) for one in told(memory, row(3))] == [Alert, RateLimit]
 
 
-def test_a_rule_of_single_events_limits_nobody() -> None:
-    assert shown(told(Memory(), row(1, flag("acme", "givt_invalid_ua")))) == [
-        ("Alert", "raised", "acme")
-    ]
+@pytest.mark.parametrize("rule", ["givt_invalid_ua", "givt_duplicate_click"])
+def test_single_events_and_second_clicks_limit_nobody(rule: str) -> None:
+    (alert,) = told(Memory(), row(1, flag(rule=rule)))
+    assert isinstance(alert, Alert)
+    assert alert.rule == rule
+
+
+def test_what_was_not_read_from_its_first_event_is_not_raised_but_withdrawn() -> None:
+    hour = START + 60 * MINUTE
+    spec = AlertSpec(from_ms=START, look_back_from_ms=hour)
+    assert len(told(Memory(), row(1, flag()), spec)) == 2
+    assert told(Memory(), row(1, flag()), AlertSpec(from_ms=START + 1)) == []
+    assert told(Memory(), hourly(1, of_user(59)), spec) == []
+    assert told(Memory(), of_series(1, anomaly(over=False)), spec) == []
+    assert len(told(Memory(), hourly(1, of_user(59), of_user(60)), spec)) == 2
+    # After a savepoint: what was told before is known, and may fall.
+    memory = Memory()
+    told(memory, hourly(1, of_user(3)))
+    assert told(memory, hourly(2, of_user(3)), spec) == []
+    assert len(told(memory, hourly(3), spec)) == 2
 
 
 # What rules that look back find, and anomalies.
@@ -224,10 +240,13 @@ def test_an_anomaly_starts_and_ends_and_may_go_on() -> None:
     assert isinstance(ended, Alert)
     assert (ended.state, ended.window_end) == ("ended", "2026-03-01T12:04:00.000Z")
     assert told(memory, of_series(4, anomaly(over=True, minutes=4))) == []
-    again = told(memory, of_series(5, anomaly(over=False, minutes=9)))
+    (moved,) = told(memory, of_series(5, anomaly(over=True, minutes=3)))
+    assert isinstance(moved, Alert)
+    assert (moved.key, moved.window_end) == (ended.key, "2026-03-01T12:03:00.000Z")
+    again = told(memory, of_series(7, anomaly(over=False, minutes=9)))
     assert shown(again) == [("Alert", "raised", "clicks")]
     assert again[0].key == ended.key
-    assert shown(told(memory, of_series(6))) == [("Alert", "withdrawn", "clicks")]
+    assert shown(told(memory, of_series(8))) == [("Alert", "withdrawn", "clicks")]
 
 
 def test_an_anomaly_that_is_over_when_it_is_seen_is_told_once() -> None:
@@ -265,6 +284,26 @@ def test_above_the_limit_the_worst_are_raised_and_the_others_counted() -> None:
     ]
     assert shown(told(memory, row(5, flag("9")), spec)) == [("Suppressed", 1)]
     assert memory.suppressed_most == 16
+
+
+def test_what_can_be_throttled_comes_first_and_each_minute_has_room() -> None:
+    spec = AlertSpec(most=2)
+    loud = [
+        msgspec.structs.replace(
+            of_user(minute, count=10_000), rule="sivt_click_flooding", subject=at
+        )
+        for minute in range(3)
+        for at in "abc"
+    ]
+    found = told(Memory(), hourly(1, *loud, of_user(1), of_user(2, count=12)), spec)
+    alerts = [(one.window_start[14:16], one.subject) for one in found if isinstance(one, Alert)]
+    assert [minute for minute, _ in sorted(alerts)] == ["00", "00", "01", "01", "02", "02"]
+    assert {("01", "u"), ("02", "u")} <= set(alerts)
+    # A user with twice the threshold comes before one with a higher count and threshold.
+    slow = msgspec.structs.replace(of_user(0, count=300), threshold=290, subject="slow")
+    (first, *_) = told(Memory(), hourly(1, slow, of_user(0, count=20)), AlertSpec(most=1))
+    assert isinstance(first, Alert)
+    assert first.subject == "u"
 
 
 def test_what_is_suppressed_is_told_in_steps_of_two() -> None:

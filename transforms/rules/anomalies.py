@@ -28,10 +28,10 @@ class VolumeAnomaly(SeriesRule):
     as of counts that come by chance. Look-back: 60 base windows, in event time; over the summaries,
     of a stream (on-time and late panes) and in batch.
 
-    Not enough data: fewer than 20 windows since the advertiser's first event, and volumes of which
-    neither the window nor what is expected reaches the minimum.
+    Not enough data: fewer than 20 windows since the first of the 60 with five events or more, and
+    volumes of which neither the window nor what is expected reaches the minimum.
 
-    Weakness: a launch is an anomaly; a rise over hours is none; an advertiser that falls silent is
+    Weakness: a launch is an anomaly, a burst after an hour of silence is not enough data; a rise over hours is none; an advertiser that falls silent is
     seen once it has an event again within the history window.
 
     Attributes:

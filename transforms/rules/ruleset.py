@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -116,12 +115,15 @@ class Ruleset:
         Not with quotas: no flag depends on them.
         """
         content = {
-            "rules": {rule.NAME: dataclasses.asdict(rule) for rule in self._rules()},
+            "rules": {
+                rule.NAME: {name: _plain(value) for name, value in vars(rule).items()}
+                for rule in self._rules()
+            },
             "lists": self.lists.fingerprint,
             "advertisers": {
                 name: {
                     "off": sorted(one.off),
-                    "thresholds": dict(one.thresholds),
+                    "thresholds": {name: _plain(value) for name, value in one.thresholds.items()},
                     "allow_ips": sorted(map(str, one.allow_ips.networks)),
                     "allow_users": sorted(one.allow_users),
                 }
@@ -130,7 +132,7 @@ class Ruleset:
             },
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"4-{digest[:12]}"
+        return f"5-{digest[:12]}"
 
     def _rules(self) -> tuple[Any, ...]:
         return (*self.event_rules, *self.window_rules, *self.history_rules, *self.series_rules)
@@ -272,3 +274,9 @@ class Ruleset:
 def _named(found: Found, rule: WindowRule | HistoryRule) -> pl.DataFrame:
     named = found.flags.with_columns(rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS))
     return named.select(NO_FLAGS.columns)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it counts: 3 and 3.0 are one threshold."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value

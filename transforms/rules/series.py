@@ -23,7 +23,7 @@ PAST_WINDOWS: Final = 60
 """Base windows that a window is compared with."""
 
 ENOUGH_WINDOWS: Final = 20
-"""Fewer of them since the advertiser's first event are not enough data."""
+"""Fewer of them since the first that is there are not enough data."""
 
 FEW_EVENTS: Final = 5
 """A window with fewer events of an advertiser counts as one without any: it saves sending nearly
@@ -90,7 +90,7 @@ class Points:
         at: the key columns and ``window``, a row per point.
         now: of each measure, the sums of the windows.
         past: of each measure, those of the ``PAST_WINDOWS`` before, the nearest last.
-        known: of how many of these the advertiser is known, from its first event there on.
+        known: of how many of these the advertiser is known, from the first that is there on.
     """
 
     at: pl.DataFrame
