@@ -31,8 +31,9 @@ class VolumeAnomaly(SeriesRule):
     Not enough data: fewer than 20 windows since the first of the 60 with five events or more, and
     volumes of which neither the window nor what is expected reaches the minimum.
 
-    Weakness: a launch is an anomaly, a burst after an hour of silence is not enough data; a rise over hours is none; an advertiser that falls silent is
-    seen once it has an event again within the history window.
+    Weakness: a launch is an anomaly; a burst after an hour of silence is not enough data; a rise
+    over hours is none; an advertiser that falls silent is seen once it has an event again within
+    the history window.
 
     Attributes:
         threshold: robust z-score.
