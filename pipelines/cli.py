@@ -23,6 +23,7 @@ from adtally.pipelines.options import (
     run_options,
     tally_options,
 )
+from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.stream_cli import stream_options
 
 USAGE_ERRORS = frozenset(
@@ -154,6 +155,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
 
 cli.add_command(local)
 cli.add_command(feed)
+cli.add_command(profile)
 
 
 @cli.command(cls=PassThrough)

@@ -226,8 +226,30 @@ ANOMALIES = (
 """An anomaly in the order of :func:`anomalies`."""
 
 
-def anomalies(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
-    """Anomalies of series of minutes, as :data:`ANOMALIES`, after :func:`summaries`."""
+def anomalies(connection: duckdb.DuckDBPyConnection, season: str = "") -> list[tuple[object, ...]]:
+    """Anomalies of series of minutes, as :data:`ANOMALIES`, after :func:`summaries`.
+
+    Args:
+        connection: with the judged events.
+        season: address of a profile.
+    """
+    none = """SELECT NULL::VARCHAR AS advertiser_id, NULL::VARCHAR AS measure,
+        NULL::VARCHAR AS currency, 0 AS hour, 0.0 AS factor WHERE false"""
+    factors = f"FROM read_parquet('{season}')" if season else none
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE season AS
+        SELECT advertiser_id, measure, currency, hour, factor
+        FROM ({factors});
+        CREATE OR REPLACE TABLE curve AS  -- of each minute of the day, in the middle of it
+        SELECT advertiser_id, measure, currency, minute,
+            min_by(factor, step) + (max_by(factor, step) - min_by(factor, step))
+                * any_value((minute + 30.5) % 60) / 60 AS factor
+        FROM season, range(1440) m(minute), range(2) s(step)
+        WHERE hour = ((minute + 30) // 60 - 1 + step + 24) % 24
+        GROUP BY ALL;
+        """
+    )
     connection.execute(
         """
         CREATE OR REPLACE TABLE minutes AS
@@ -250,17 +272,42 @@ def anomalies(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]
               FROM series GROUP BY ALL);
         CREATE OR REPLACE TABLE pasts AS
         WITH grid AS (
-            SELECT p.*, unnest(range(p.w - 3600000, p.w, 60000)) AS at FROM points p
+            SELECT p.*, unnest(range(p.w - 3600000, p.w, 60000)) AS p_w FROM points p
+        ), filled AS (
+            SELECT g.advertiser_id, g.money, g.h, g.w, g.p_w,
+                coalesce(s.impressions, 0) AS impressions, coalesce(s.clicks, 0) AS clicks,
+                coalesce(s.conversions, 0) AS conversions, coalesce(s.spend, 0)::DOUBLE AS spend
+            FROM grid g LEFT JOIN series s ON s.advertiser_id = g.advertiser_id
+                AND s.money IS NOT DISTINCT FROM g.money AND s.w = g.p_w
+            QUALIFY g.p_w >= min(s.w) OVER (PARTITION BY g.advertiser_id, g.money, g.w)
+        ), ratios AS (
+            SELECT n.advertiser_id, n.measure, n.currency, n.minute AS now, b.minute AS before,
+                CASE WHEN b.factor >= 0.05 THEN n.factor / b.factor END AS ratio
+            FROM curve n JOIN curve b ON b.advertiser_id = n.advertiser_id
+                AND b.measure = n.measure AND b.currency IS NOT DISTINCT FROM n.currency
+                AND (n.minute - b.minute + 1440) % 1440 BETWEEN 1 AND 60
+        ), by_measure AS (
+            SELECT f.advertiser_id, f.money, f.h, f.w, f.p_w, name,
+                CASE WHEN r.measure IS NULL THEN value ELSE value * ratio END AS value
+            FROM (SELECT advertiser_id, money, h, w, p_w, impressions::DOUBLE AS impressions,
+                    clicks::DOUBLE AS clicks, conversions::DOUBLE AS conversions, spend FROM filled)
+                UNPIVOT (value FOR name IN (impressions, clicks, conversions, spend)) f
+            LEFT JOIN ratios r ON r.advertiser_id = f.advertiser_id
+                AND r.measure = CASE WHEN name = 'spend' THEN 'cost_micros' ELSE name END
+                AND (name != 'spend' OR r.currency = f.money)
+                AND r.now = f.w // 60000 % 1440 AND r.before = f.p_w // 60000 % 1440
         )
-        SELECT g.advertiser_id, g.money, g.h, g.w, g.at,
-            coalesce(s.impressions, 0) AS impressions, coalesce(s.clicks, 0) AS clicks,
-            coalesce(s.conversions, 0) AS conversions, coalesce(s.spend, 0)::DOUBLE AS spend
-        FROM grid g LEFT JOIN series s ON s.advertiser_id = g.advertiser_id
-            AND s.money IS NOT DISTINCT FROM g.money AND s.w = g.at
-        QUALIFY g.at >= min(s.w) OVER (PARTITION BY g.advertiser_id, g.money, g.w);
+        SELECT advertiser_id, money, h, w, p_w,
+            max(value) FILTER (name = 'impressions') AS impressions,
+            max(value) FILTER (name = 'clicks') AS clicks,
+            max(value) FILTER (name = 'conversions') AS conversions,
+            max(value) FILTER (name = 'spend') AS spend
+        FROM by_measure GROUP BY ALL;
         CREATE OR REPLACE TABLE facts AS
         WITH middle AS (
-            SELECT advertiser_id, money, h, w, count(*) AS known,
+            SELECT advertiser_id, money, h, w,
+                count(impressions + clicks) AS known_ic, count(conversions + clicks) AS known_vc,
+                count(impressions + clicks + spend) AS known_s,
                 median(impressions) AS i, median(clicks) AS c, median(spend) AS s,
                 median(impressions + clicks) AS e,
                 sum(impressions) AS all_i, sum(clicks) AS all_c, sum(conversions) AS all_v
@@ -297,8 +344,7 @@ def anomalies(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]
         JOIN scales x ON x.advertiser_id = m.advertiser_id AND x.w = m.w
             AND x.money IS NOT DISTINCT FROM m.money
         LEFT JOIN series n ON n.advertiser_id = m.advertiser_id AND n.w = m.w
-            AND n.money IS NOT DISTINCT FROM m.money
-        WHERE known >= 20;
+            AND n.money IS NOT DISTINCT FROM m.money;
         """
     )
     rate = "greatest(coalesce({0}, 0), 1) * sqrt({1} * (1 - {1})) * sqrt(greatest({2}, 1))"
@@ -307,20 +353,22 @@ def anomalies(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]
         WITH tests AS (
             SELECT advertiser_id, h, w, 'sivt_volume_anomaly' AS rule, 'impressions' AS subject,
                 now_i AS now, i AS expected, greatest(i_scale, sqrt(greatest(i, 1))) AS scale,
-                greatest(now_i, i) >= 50 AS enough FROM facts WHERE money IS NULL
+                greatest(now_i, i) >= 50 AS enough FROM facts
+                WHERE money IS NULL AND known_ic >= 20
             UNION ALL SELECT advertiser_id, h, w, 'sivt_volume_anomaly', 'clicks', now_c, c,
                 greatest(c_scale, sqrt(greatest(c, 1))), greatest(now_c, c) >= 50
-                FROM facts WHERE money IS NULL
+                FROM facts WHERE money IS NULL AND known_ic >= 20
             UNION ALL SELECT advertiser_id, h, w, 'sivt_ctr_anomaly', 'clicks per impression',
                 now_c, ctr * now_i, {rate.format("ctr_scatter", "ctr", "now_i")},
-                now_i >= 100 AND all_i >= 100 FROM facts WHERE money IS NULL
+                now_i >= 100 AND all_i >= 100 FROM facts WHERE money IS NULL AND known_ic >= 20
             UNION ALL SELECT advertiser_id, h, w, 'sivt_conversion_rate_anomaly',
                 'conversions per click', now_v, cvr * now_c,
                 {rate.format("cvr_scatter", "cvr", "now_c")},
-                now_c >= 100 AND all_c >= 100 FROM facts WHERE money IS NULL
+                now_c >= 100 AND all_c >= 100 FROM facts WHERE money IS NULL AND known_vc >= 20
             UNION ALL SELECT advertiser_id, h, w, 'sivt_spend_anomaly', money, now_s, s,
                 greatest(s_scale, s / sqrt(greatest(e, 1)), 1),
-                greatest(now_i + now_c, e) >= 50 AND s > 0 FROM facts WHERE money IS NOT NULL
+                greatest(now_i + now_c, e) >= 50 AND s > 0 FROM facts
+                WHERE money IS NOT NULL AND known_s >= 20
         )
         SELECT h, w, advertiser_id, rule, subject, now::BIGINT, (CASE WHEN now > expected
             THEN floor(expected + 3.5 * scale) + 1

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from adtally.transforms.rules.series import (
-    PAST_WINDOWS,
     Comparison,
     Points,
     SeriesRule,
@@ -52,7 +51,7 @@ class VolumeAnomaly(SeriesRule):
 
     def _of(self, points: Points, name: str) -> Comparison:
         now = points.now[name]
-        past = _known(points, name)
+        past = points.past[name]
         expected = median(past)
         chance = np.sqrt(np.maximum(expected, 1))
         scale = np.fmax(robust_scale(past - expected[:, None]), chance)
@@ -70,7 +69,7 @@ class _RateAnomaly(SeriesRule, abc.ABC):
     def compare(self, points: Points) -> Sequence[Comparison]:
         """See :class:`adtally.transforms.rules.series.SeriesRule`."""
         hits, trials = self.MEASURES
-        past_hits, past_trials = _known(points, hits), _known(points, trials)
+        past_hits, past_trials = points.past[hits], points.past[trials]
         total = np.nansum(past_trials, axis=1)
         share = np.nansum(past_hits, axis=1) / np.maximum(total, 1)
         rare = 1 / np.maximum(total, 2)  # never 0 or 1, where chance would have no width
@@ -146,18 +145,11 @@ class SpendAnomaly(SeriesRule):
     def compare(self, points: Points) -> Sequence[Comparison]:
         """See :class:`adtally.transforms.rules.series.SeriesRule`."""
         now = points.now["cost_micros"]
-        past = _known(points, "cost_micros")
-        usual = median(_known(points, "impressions") + _known(points, "clicks"))
+        past = points.past["cost_micros"]
+        usual = median(points.past["impressions"] + points.past["clicks"])
         events = points.now["impressions"] + points.now["clicks"]
         expected = median(past)
         chance = expected / np.sqrt(np.maximum(usual, 1))
         scale = np.fmax(np.fmax(robust_scale(past - expected[:, None]), chance), 1)
         enough = (np.maximum(events, usual) >= self.minimum) & (expected > 0)
         return [Comparison(pl.col("currency"), now, expected, scale, enough, signed=True)]
-
-
-def _known(points: Points, name: str) -> np.ndarray:
-    """What was before, NaN before the advertiser's first event there."""
-    before = np.arange(PAST_WINDOWS) < PAST_WINDOWS - points.known[:, None]
-    past: np.ndarray = np.where(before, np.nan, points.past[name])
-    return past

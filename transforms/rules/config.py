@@ -28,6 +28,7 @@ from adtally.transforms.rules.ruleset import (
     AdvertiserRules,
     Ruleset,
 )
+from adtally.transforms.rules.season import Season, read_season
 
 _WITH_THRESHOLD: Final[tuple[Any, ...]] = (*WINDOW_RULES, *HISTORY_RULES, *SERIES_RULES)
 _RULES: Final[tuple[Any, ...]] = (*EVENT_RULES, *_WITH_THRESHOLD)
@@ -39,6 +40,7 @@ class _ListFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     robots: list[str] = []
     browsers: list[str] = []
     datacenters: list[str] = []
+    season: str = ""
 
 
 class _Advertiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +127,7 @@ class _File:
             robots=read_user_agents(robots, "exclude"),
             browsers=read_user_agents(browsers, "include") if browsers else None,
             datacenters=read_networks(centres),
+            season=read_season(self._beside(files.season)) if files.season else Season(),
         )
 
     def _advertiser(self, name: str) -> AdvertiserRules:

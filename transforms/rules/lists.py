@@ -10,6 +10,7 @@ from apache_beam.io.filesystem import BeamIOError
 
 from adtally.io.files import read_bytes
 from adtally.transforms.rules.addresses import Networks, network
+from adtally.transforms.rules.season import Season
 from adtally.transforms.rules.user_agents import (
     ListError,
     UserAgents,
@@ -20,29 +21,34 @@ from adtally.transforms.rules.user_agents import (
 
 @dataclass(frozen=True)
 class Lists:
-    """What stateless rules know.
+    """What rules look things up in.
 
     Attributes:
         crawlers: whether the package ``crawler-user-agents`` counts.
         robots: further robots.
         browsers: what browsers look like; None to judge by what their names begin with.
         datacenters: networks that people do not browse from.
+        season: of the day, that series are compared by.
     """
 
     crawlers: bool = True
     robots: UserAgents = UserAgents()
     browsers: UserAgents | None = None
     datacenters: Networks = Networks()
+    season: Season = Season()
 
     @property
     def fingerprint(self) -> dict[str, object]:
         """Changes with any entry."""
-        return {
+        known: dict[str, object] = {
             "crawlers": crawlers_version() if self.crawlers else None,
             "robots": _digest(repr(each) for each in self.robots.entries),
             "browsers": self.browsers and _digest(repr(each) for each in self.browsers.entries),
             "datacenters": _digest(sorted(map(str, self.datacenters.networks))),
         }
+        if self.season.fingerprint:
+            known["season"] = self.season.fingerprint
+        return known
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -217,7 +217,8 @@ class Ruleset:
                 if rule.NAME in one.thresholds
             }
             rows = self._on(series.rows, rule.NAME)
-            verdicts = rule.judge(replace(series, rows=rows), Scores(rule.threshold, scores))
+            own = replace(series, rows=rows, season=self.lists.season)
+            verdicts = rule.judge(own, Scores(rule.threshold, scores))
             found = verdicts.filter(pl.col("state") == ANOMALY).with_columns(
                 rule=pl.lit(rule.NAME), ivt_class=pl.lit(rule.IVT_CLASS)
             )

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from adtally.transforms.rules.base import FLAG_COLUMNS, SIVT, RuleError
+from adtally.transforms.rules.season import RARE, Season, at_times
 
 PAST_WINDOWS: Final = 60
 """Base windows that a window is compared with."""
@@ -76,10 +77,12 @@ class Series:
             ``conversions``, ``cost_micros``. One row per advertiser, currency and window; windows
             with fewer events than ``FEW_EVENTS`` are not there.
         window_ms: the base window.
+        season: of the day, of advertisers of which it is known.
     """
 
     rows: pl.DataFrame
     window_ms: int
+    season: Season = Season()
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ class Points:
     Attributes:
         at: the key columns and ``window``, a row per point.
         now: of each measure, the sums of the windows.
-        past: of each measure, those of the ``PAST_WINDOWS`` before, the nearest last.
-        known: of how many of these the advertiser is known, from the first that is there on.
+        past: of each measure, those of the ``PAST_WINDOWS`` before, the nearest last, as they would
+            be at the hour of the window. NaN before the advertiser's first event there, and where
+            the season says nothing.
+        known: how many of these are no NaN.
     """
 
     at: pl.DataFrame
@@ -246,11 +251,14 @@ def points_of(series: Series, rule: SeriesRule) -> list[Points]:
     )
     found = []
     for start in range(0, judged.height, _AT_A_TIME):
-        found.append(_with_past(judged[start : start + _AT_A_TIME], sums, rule, step))
+        part = judged[start : start + _AT_A_TIME]
+        found.append(_with_past(part, sums, rule, step, series.season))
     return found
 
 
-def _with_past(judged: pl.DataFrame, sums: pl.DataFrame, rule: SeriesRule, step: int) -> Points:
+def _with_past(
+    judged: pl.DataFrame, sums: pl.DataFrame, rule: SeriesRule, step: int, season: Season
+) -> Points:
     """Look up the sums of each judged window and of those before it."""
     groups = judged.select(rule.KEYS).unique(maintain_order=True).with_row_index("series")
     mine = sums.join(groups, on=rule.KEYS)
@@ -266,11 +274,20 @@ def _with_past(judged: pl.DataFrame, sums: pl.DataFrame, rule: SeriesRule, step:
     at_slot = ((points["window"] - origin) // step).to_numpy() + PAST_WINDOWS
     before = at_slot[:, None] + np.arange(-PAST_WINDOWS, 0)
     seen = known[at_row[:, None], before]
-    first = np.where(seen.any(axis=1), seen.argmax(axis=1), PAST_WINDOWS)
+    begun = np.logical_or.accumulate(seen, axis=1)
+    times = points["window"].to_numpy()[:, None] + step // 2 + step * np.arange(-PAST_WINDOWS, 1)
     now, past = {}, {}
     for name in rule.MEASURES:
         dense = np.zeros(shape, np.int64)
         dense[row, slot] = mine[name].to_numpy()
         now[name] = dense[at_row, at_slot]
-        past[name] = dense[at_row[:, None], before]
-    return Points(points.select(*rule.KEYS, "window"), now, past, PAST_WINDOWS - first)
+        past[name] = np.where(begun, dense[at_row[:, None], before], np.nan)
+        if season.fingerprint:
+            factors = at_times(season.of(groups, name)[at_row], times)
+            told = factors[:, :-1] >= RARE
+            ratio = np.divide(
+                factors[:, -1:], factors[:, :-1], where=told, out=np.full(told.shape, np.nan)
+            )
+            past[name] *= ratio
+    known = np.isfinite([past[name] for name in rule.MEASURES]).all(axis=0).sum(axis=1)
+    return Points(points.select(*rule.KEYS, "window"), now, past, known)
