@@ -82,7 +82,7 @@ def backfill(folder: Path) -> tuple[float, Usage]:
     began = time.monotonic()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "adtally.pipelines", "backfill"),
+            *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet"),
             *("--input", str(folder / "logs"), "--output", str(folder / "out")),
         ],
         stdout=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 import polars as pl
@@ -108,7 +109,7 @@ class Ruleset:
     advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
     quotas: Quotas = Quotas()
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Changes with any threshold, list or exception: a name for what was judged by what.
 
