@@ -62,7 +62,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         if job.settings.ruleset.series_rules:
             settled = without_early(tallied.summaries, "SettledSeries", job)
             told["anomalies"] = (settled, tallied.past) | "JudgeSeries" >> JudgeSeries(
-                job.verdict_spec, job.series_windowing
+                job.series_spec, job.series_windowing
             )
             dead_letters += write_verdicts(told["anomalies"], "anomalies", job)
         if job.alerts is not None:

@@ -6,7 +6,7 @@ import datetime
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -272,7 +272,7 @@ class Job:
             ranges=self.ranges,
             past_ms=settings.series_seconds * 1000,
             keep_position=bool(self.log_blocks),
-            allow=settings.ruleset if settings.pii.plain else None,
+            allow=settings.ruleset.without_lists() if settings.pii.plain else None,
             history=self.history_cut if settings.looks_back else None,
         )
 
@@ -284,7 +284,7 @@ class Job:
             allowed_lateness_ms=settings.allowed_lateness_seconds * 1000,
             dimensions=settings.dimensions,
             generation=self.generation,
-            ruleset=settings.ruleset,
+            ruleset=settings.ruleset.without_lists(),
             uniques_k=settings.uniques_k,
         )
 
@@ -298,6 +298,11 @@ class Job:
         # What is read from a stream, with an end or without, may correct what a run before said.
         keep_empty = bool(self.reads)
         return VerdictSpec(self.tally_spec, self.history_cut, self.ranges, keep_empty)
+
+    @property
+    def series_spec(self) -> VerdictSpec:
+        ruleset = self.settings.ruleset.without_lists(season=True)
+        return replace(self.verdict_spec, tally=replace(self.tally_spec, ruleset=ruleset))
 
     @property
     def history_windowing(self) -> Windowing:

@@ -99,6 +99,7 @@ class Ruleset:
         lists: what event rules look things up in.
         advertisers: by ``advertiser_id``, what is different for them.
         quotas: of events per advertiser; they judge nothing.
+        name: its ``version``, where something that the version covers was left out.
     """
 
     event_rules: tuple[EventRule, ...] = tuple(rule() for rule in EVENT_RULES)
@@ -108,6 +109,16 @@ class Ruleset:
     lists: Lists = Lists()
     advertisers: Mapping[str, AdvertiserRules] = field(default_factory=dict)
     quotas: Quotas = Quotas()
+    name: str = ""
+
+    def without_lists(self, season: bool = False) -> Ruleset:
+        """For those that judge by none; it travels with each step of a job, and lists are long.
+
+        Args:
+            season: keep it.
+        """
+        lists = Lists(season=self.lists.season) if season else Lists()
+        return replace(self, lists=lists, name=self.version)
 
     @cached_property
     def version(self) -> str:
@@ -115,6 +126,8 @@ class Ruleset:
 
         Not with quotas: no flag depends on them.
         """
+        if self.name:
+            return self.name
         content = {
             "rules": {
                 rule.NAME: {name: _plain(value) for name, value in vars(rule).items()}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,7 +107,29 @@ def parse_iab(lines: Iterable[str], name: str, kind: str) -> UserAgents:
 
 def known_crawlers(user_agents: pl.Series) -> pl.Series:
     """Which user agents the package's patterns match; null counts as "no"."""
-    return user_agents.fill_null("").str.contains(_union())
+    return _crawlers(user_agents.fill_null(""))
+
+
+class _Remembered:
+    """Judges each text once, as long as ``most`` are not passed: batches share their browsers."""
+
+    def __init__(self, judge: Callable[[pl.Series], pl.Series], most: int) -> None:
+        self._judge = judge
+        self._most = most
+        self._known: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, texts: pl.Series) -> pl.Series:
+        asked = texts.to_list()
+        with self._lock:
+            new = {text for text in asked if text not in self._known}
+            if len(self._known) + len(new) > self._most:
+                self._known.clear()
+                new = set(asked)
+            if new:
+                unknown = pl.Series(list(new), dtype=pl.String)
+                self._known.update(zip(unknown, self._judge(unknown), strict=True))
+            return pl.Series([self._known[text] for text in asked], dtype=pl.Boolean)
 
 
 def crawlers_version() -> str:
@@ -120,6 +143,9 @@ def _union() -> str:
 
     patterns: Sequence[str] = [each["pattern"] for each in CRAWLER_USER_AGENTS_DATA]
     return "|".join(f"(?:{pattern})" for pattern in patterns)
+
+
+_crawlers: Final = _Remembered(lambda texts: texts.str.contains(_union()), 100_000)
 
 
 def applications(user_agents: pl.Series) -> pl.Series:
