@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import math
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from adtally.io import generations, manifest
 from adtally.io.dead_letters import remove_dead_letters
@@ -52,6 +53,8 @@ OUTPUT_KINDS = (
 )
 RECORDED_INPUTS = 1_000
 """Input addresses that a run's record names; all are in the event log's ``source``."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,9 @@ def settle_manifest(job: Job) -> None:
     """
     if job.decodes:
         job.settings.pii.check()
+        _check_key_apart(job)
+    else:
+        _warn_of_new_lists(job)
     wanted = job.settings.fingerprint
     found = manifest.read_manifest(job.output)
     known = {"pii": Pii().fingerprint, **(found or wanted)}
@@ -285,6 +291,33 @@ def settle_manifest(job: Job) -> None:
     }
     if content != found:
         manifest.write_manifest(job.output, content)
+
+
+def _check_key_apart(job: Job) -> None:
+    """Who is given the output, or the dead letters of the input, must not be given the key."""
+    key = job.settings.pii.key_file
+    read = {span.file.path for block in job.blocks for span in block.spans}
+    if key and (key in read or key.startswith(job.output.rstrip("/") + "/")):
+        where = "input" if key in read else "output"
+        raise ConfigError(
+            f"the key of pseudonyms, {key}, lies in the {where}: whoever gets the output could "
+            f"undo them. Move the key elsewhere, and give its new place as --pii-key-file."
+        )
+
+
+def _warn_of_new_lists(job: Job) -> None:
+    """A log of pseudonyms cannot be held against lists: that was done when it was decoded."""
+    settings = job.settings
+    rules = (manifest.read_manifest(job.output) or {}).get("rules", {})
+    if settings.pii.plain or rules.get("version") == settings.ruleset.version:
+        return
+    if settings.ruleset.allows:
+        _LOG.warning(
+            "the rules have changed, and the log holds no plain users or addresses (--pii %s): "
+            "who is on an allow-list stays as it was when the events were decoded. Thresholds "
+            "take effect; see docs/privacy.md.",
+            settings.pii.mode,
+        )
 
 
 def _check_earlier_run(job: Job) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,9 @@ allow_users = ["tester"]
 
 
 @pytest.mark.parametrize("mode", ["keep", "hash", "truncate"])
-def test_who_is_allowed_stays_allowed(tmp_path: Path, key: str, mode: str) -> None:
+def test_who_is_allowed_stays_allowed(
+    tmp_path: Path, key: str, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """40 clicks a minute from the own office, from a tester, and from a stranger."""
     (tmp_path / "rules.toml").write_text(ALLOWED)
     (tmp_path / "logs").mkdir()
@@ -188,6 +191,15 @@ def test_who_is_allowed_stays_allowed(tmp_path: Path, key: str, mode: str) -> No
     again = backfilled(output / "events", output)
     assert again.execute(counts).fetchall() == [(120, 40)], "and in a tally from the log"
 
+    # A new list takes effect where the log still tells who is who; elsewhere one is warned.
+    allowed = ALLOWED.replace('["tester"]', '["tester", "stranger"]')
+    (tmp_path / "rules.toml").write_text(allowed)
+    caplog.clear()
+    again = backfilled(output / "events", output, "--rules", str(tmp_path / "rules.toml"))
+    assert again.execute(counts).fetchall() == [(120, 0 if mode == "keep" else 40)]
+    warned = "stays as it was when the events were decoded" in caplog.text
+    assert warned == (mode != "keep")
+
 
 def refused(*arguments: str) -> str:
     result = CliRunner().invoke(cli, ["backfill", *arguments])
@@ -211,6 +223,22 @@ def test_what_cannot_be_is_refused(logs: Path, tmp_path: Path, key: str) -> None
     missing = refused(*given)
     assert "Bring the key that this output was made with back" in missing
     assert "openssl" not in missing, "a new key is no remedy"
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_key_in_what_is_given_away_is_refused(
+    logs: Path, tmp_path: Path, key: str, place: str
+) -> None:
+    output = tmp_path / "out"
+    folder = {"input": tmp_path / "logs", "output": output}[place]
+    shutil.copytree(logs, tmp_path / "logs")
+    folder.mkdir(exist_ok=True)
+    misplaced = folder / "key.log"
+    Path(key).rename(misplaced)
+    given = ("--input", str(tmp_path / "logs"), "--output", str(output))
+    said = refused(*given, "--pii", "hash", "--pii-key-file", str(misplaced))
+    assert f"lies in the {place}" in said
+    assert not (output / "adtally.json").exists()
 
 
 def test_an_output_from_before_there_was_a_choice_keeps(logs: Path, tmp_path: Path) -> None:

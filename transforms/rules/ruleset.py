@@ -148,6 +148,11 @@ class Ruleset:
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"5-{digest[:12]}"
 
+    @property
+    def allows(self) -> bool:
+        """Whether there are users or addresses that no rule judges."""
+        return any(one.allow_ips.networks or one.allow_users for one in self.advertisers.values())
+
     def _rules(self) -> tuple[Any, ...]:
         return (*self.event_rules, *self.window_rules, *self.history_rules, *self.series_rules)
 
