@@ -85,11 +85,11 @@ def backfill(folder: Path) -> tuple[float, Usage]:
             *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet"),
             *("--input", str(folder / "logs"), "--output", str(folder / "out")),
         ],
-        stdout=subprocess.DEVNULL,
+        stderr=(folder / "said").open("w"),
     )
     with Usage(process.pid) as used:
         if process.wait():
-            raise SystemExit(f"the backfill ended with status {process.returncode}")
+            raise SystemExit((folder / "said").read_text())
     return time.monotonic() - began, used
 
 

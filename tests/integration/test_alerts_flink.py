@@ -14,6 +14,9 @@ from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from tests import streams
 from tests.alert_schemas import check
 from tests.integration.test_stream_alerts import RULES, Receiver, clicks
+from tests.pipelines.test_privacy import stored_texts
+
+ADDRESS = "198.51.100.7"
 
 
 @pytest.fixture(autouse=True)
@@ -34,19 +37,22 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
     receiver = Receiver(client, "alerted-alerts")
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES)
+    key = tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef-a key")
     begun = (time.time() // 60 - 1) * 60
     arguments = (
         *("stream", "--source", "kinesis://alerted", "--kinesis-region", REGION),
         *("--kinesis-endpoint", kinesis_server.url, "--output", str(tmp_path / "out")),
         *("--alerts", "kinesis://alerted-alerts", "--rules", str(rules), "--pane-every", "1s"),
-        *("--watermark-lag", "2s", "--flink-checkpoint-every", "2s"),
+        *("--watermark-lag", "2s", "--flink-checkpoint-every", "2s", "--flush-every", "5s"),
+        *("--pii", "hash", "--pii-key-file", str(key)),
         *(*flink.arguments(), "--detach"),
     )
     result = CliRunner().invoke(cli, list(arguments))
     assert result.exit_code == 0, result.output
 
     def burst(advertiser: str, numbers: range) -> None:
-        streams.put(client, "alerted", clicks(advertiser, "198.51.100.7", numbers, begun))
+        streams.put(client, "alerted", clicks(advertiser, ADDRESS, numbers, begun))
 
     def arrived(advertiser: str) -> bool:
         return receiver.has(kind="rate_limit", advertiser_id=advertiser, subject_type="ip")
@@ -76,3 +82,10 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
         for what in (("alert", "ip", "raised"), ("rate_limit", "ip", "limited"))
     ]
     assert said == sorted([*expected, ("small", "rate_limit", "advertiser", "limited")])
+
+    # Pseudonyms in what is told and in what is stored, and one for the address everywhere.
+    (subject,) = {one["subject"] for one in records.values() if one["subject_type"] == "ip"}
+    log = tmp_path / "out" / "events"
+    streams.until(lambda: subject in stored_texts(log), "the log is written")
+    assert ADDRESS not in stored_texts(tmp_path / "out")
+    assert not any(ADDRESS in str(one) for one in records.values())
