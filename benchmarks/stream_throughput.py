@@ -131,7 +131,7 @@ def adtally(cluster: FlinkCluster, folder: Path) -> int:
     )
     stream(request)
     truth = json.loads((folder / "made" / "truth" / "truth.json").read_text())
-    streams.until(lambda: counted(output)[0] == truth["counted"], 1_800, "all is counted")
+    streams.until(lambda: counted(output)[0] == truth["counted"], "all is counted")
     return counted(output)[1]
 
 

@@ -1,4 +1,5 @@
-"""The command line of adtally. Exit codes: 0 done; 2 wrong usage or configuration; 1 failed."""
+"""The command line of adtally. Exit codes: 0 done; 2 wrong usage or configuration; 1 failed;
+130 interrupted."""
 
 from __future__ import annotations
 
@@ -44,6 +45,9 @@ USAGE_ERRORS = frozenset(
     }
 )
 """Errors that a user mends by changing the command; by name, so that none is imported for it."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -122,7 +126,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
     DirectRunner means Prism here, which keeps no state: after a kill the stream is read again from
     before the oldest open window. FlinkRunner keeps its state in checkpoints.
     """
-    with _failures(given["debug"]):
+    with _failures(given["debug"], "the stream had not started yet"):
         from adtally.pipelines import stream as runs
         from adtally.pipelines.stream_cli import attend, request_of
         from adtally.runners.unbounded import RESTORE_SECONDS, SETTLE_SECONDS, settle
@@ -139,7 +143,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
             return
         job, result = runs.stream(request)
         console.print(f"output   {job.output}", soft_wrap=True)
-        console.print(f"look     duckdb -init {job.output}/views.sql", soft_wrap=True)
+        console.print(f"look     duckdb -init {job.output.rstrip('/')}/views.sql", soft_wrap=True)
         if given["detach"]:
             settle(result, RESTORE_SECONDS if given["flink_savepoint"] else SETTLE_SECONDS)
             return
@@ -277,8 +281,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _failures(debug: bool) -> Iterator[None]:
-    """Errors as one clear line and an exit code; with ``--debug`` as they are."""
+def _failures(debug: bool, again: str = "the same command again completes it") -> Iterator[None]:
+    """Errors as one clear line and an exit code; with ``--debug`` as they are.
+
+    Args:
+        debug: with tracebacks.
+        again: what to say to one who interrupts it.
+    """
     logging.basicConfig(
         level=logging.INFO if debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -290,6 +299,9 @@ def _failures(debug: bool) -> Iterator[None]:
         yield
     except (click.ClickException, click.exceptions.Exit, SystemExit):
         raise
+    except KeyboardInterrupt:
+        click.echo(f"adtally: interrupted; {again}", err=True)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise
@@ -369,7 +381,7 @@ def _show(outcome: Any, console: Console) -> None:
     if outcome.removed_documents:
         console.print(f"removed {outcome.removed_documents:,} documents of earlier generations")
     console.print(f"output   {job.output}", soft_wrap=True)
-    console.print(f"look     duckdb -init {job.output}/views.sql", soft_wrap=True)
+    console.print(f"look     duckdb -init {job.output.rstrip('/')}/views.sql", soft_wrap=True)
     console.print(f"record   {outcome.record}", soft_wrap=True)
 
 

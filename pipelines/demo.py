@@ -114,7 +114,7 @@ def _files(output: Path, console: Console) -> None:
     table = Table(title=f"files below {output}")
     for name in ("what", "files", "MB"):
         table.add_column(name, justify="left" if name == "what" else "right")
-    for kind in ("events", "summaries", "flags", "late", "dead-letters"):
+    for kind in ("events", "summaries", "flags", "verdicts", "anomalies", "late", "dead-letters"):
         paths = [path for path in (output / kind).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in paths) / 1e6
         table.add_row(kind, str(len(paths)), f"{size:.2f}")
@@ -141,9 +141,9 @@ def _dead_letters(output: Path, console: Console) -> None:
 
 
 def _look_further(output: Path, has_node: bool, console: Console) -> None:
-    console.rule("4. look further")
+    console.rule("5. look further")
     lines = [
-        f"SQL         .venv/bin/python -m duckdb  or  duckdb -init {output}/views.sql",
+        f"SQL         duckdb -init {output}/views.sql   (the command: pip install duckdb-cli)",
         "            SELECT advertiser_id, sum(clicks), sum(net_clicks) FROM net_summaries",
         "            WHERE window_seconds = 86400 GROUP BY ALL ORDER BY 2 DESC LIMIT 10;",
         f"the truth   {FOLDER}/made/truth/truth.json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Console
@@ -31,6 +31,9 @@ _which = options(
         help=f"Some of {', '.join(SERVERS)}, with commas between.  [default: all]",
     ),
 )
+
+
+_PIPED_WIDTH: Final = 200
 
 
 class Port(click.ParamType):
@@ -132,7 +135,10 @@ def _show(state: State) -> bool:
     for member, found in members:
         place = os.path.relpath(member.log)
         table.add_row(member.server, member.name, str(member.pid), found, member.url, place)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # addresses that are folded cannot be copied
+        console.width = _PIPED_WIDTH
+    console.print(table)
     return all(found == "up" for _, found in members)
 
 
@@ -142,10 +148,16 @@ def _say_how(state: State, streams: list[str]) -> None:
     lines = ["export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local"]
     command = ["adtally stream --output out"]
     if "kinesis" in up:
-        command.append(
-            f"--source kinesis://{source} --kinesis-region us-east-1 "
+        kinesis = (
+            f"--kinesis-region us-east-1 "
             f"--kinesis-endpoint http://127.0.0.1:{state.ports['kinesis']}"
         )
+        lines += [
+            "# your logs as a stream; what is older than --allowed-lateness (1h) would be late",
+            f"adtally feed --input LOGS --to kinesis://{source} {kinesis}",
+            "# summaries of it, live",
+        ]
+        command.append(f"--source kinesis://{source} {kinesis}")
     if "elasticsearch" in up:
         command.append(
             f"--elasticsearch http://127.0.0.1:{state.ports['elasticsearch']} --elasticsearch-setup"

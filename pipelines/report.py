@@ -119,7 +119,7 @@ def show(report: Report, console: Console) -> None:
         table.add_row(what, f"{count:,}", note)
     console.print(table)
     rate = get("events") / max(report.seconds, 1e-9)
-    console.print(f"{report.seconds:,.1f} s, {rate:,.0f} events/s, start-up included")
+    console.print(f"{report.seconds:,.1f} s, {rate:,.0f} events/s once started")
 
 
 def _events_note(report: Report) -> str:

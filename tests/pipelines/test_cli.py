@@ -244,3 +244,23 @@ def test_many_small_files_are_packed(tmp_path: Path) -> None:
     files = len(list((made / "logs").rglob("*.gz")))
     assert files > 300
     assert len(list((output / "events").rglob("*.parquet"))) < 20
+
+
+def test_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    CliRunner().invoke(
+        cli, ["generate", "--events", "300000", "--seed", "1", "--output", str(made)]
+    )
+    output = tmp_path / "out"
+    command = ["backfill", "--input", str(made / "logs"), "--output", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adtally.pipelines", *command], stderr=subprocess.PIPE, text=True
+    )
+    while not (output / "adtally.json").exists():  # it has begun
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "interrupted; the same command again completes it" in " ".join(said.split())
+    assert CliRunner().invoke(cli, command).exit_code == 0
