@@ -41,7 +41,7 @@ def allocate(output: str) -> int:
         number = max(taken, default=0) + 1
         mine = join(output, "generations", "claims", f"{number}-{uuid.uuid4().hex}")
         with atomic_write(mine) as file:
-            file.write(b"")
+            file.write(b"claimed\n")  # Beam cannot write an object of S3 that is empty
         names = [posixpath.basename(path) for path in _claims(output)]
         if sum(name.startswith(f"{number}-") for name in names) == 1:
             return number

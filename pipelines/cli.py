@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from adtally.pipelines.options import (
     config_option,
     elasticsearch_options,
     output_option,
+    ready,
     run_options,
     tally_options,
 )
@@ -131,7 +131,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
         from adtally.pipelines.stream_cli import attend, request_of
         from adtally.runners.unbounded import RESTORE_SECONDS, SETTLE_SECONDS, settle
 
-        _refuse_strays(ctx)
+        ready(ctx)
         request = request_of(given, tuple(ctx.args), _elasticsearch(given))
         if given["elasticsearch_setup"]:
             _install_templates(request)
@@ -265,7 +265,7 @@ def setup(ctx: click.Context, /, **given: Any) -> None:
     with _failures(given["debug"]):
         from adtally.io import elasticsearch as sink
 
-        _refuse_strays(ctx)
+        ready(ctx)
         config = _elasticsearch(given)
         if config is None:
             raise click.UsageError("--elasticsearch URL is needed: where to install templates.")
@@ -320,7 +320,7 @@ def _request(ctx: click.Context, given: dict[str, Any]) -> Any:
     from adtally.pipelines.requests import settings_for
     from adtally.transforms.mapping import identity_mapping, load_mapping
 
-    _refuse_strays(ctx)
+    ready(ctx)
     return Request(
         inputs=given["inputs"],
         output=given["output"],
@@ -333,17 +333,6 @@ def _request(ctx: click.Context, given: dict[str, Any]) -> Any:
         runner=given["runner"],
         beam_arguments=tuple(ctx.args),
     )
-
-
-def _refuse_strays(ctx: click.Context) -> None:
-    """What neither we nor Beam understand is a mistake, not something to pass over."""
-    from adtally.runners.direct import unknown_arguments
-
-    for stray in unknown_arguments(ctx.args):
-        names = [name for option in ctx.command.params for name in option.opts]
-        close = difflib.get_close_matches(stray.split("=")[0], names, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise click.UsageError(f"{stray!r} is no option of adtally or Beam.{hint}")
 
 
 def _elasticsearch(given: dict[str, Any]) -> Any:

@@ -105,6 +105,22 @@ class PassThrough(click.Command):
         return super().parse_args(ctx, list(_spread(args, "--input")))
 
 
+def ready(ctx: click.Context) -> None:
+    """Tell Beam's filesystems their options; refuse those that neither we nor Beam understand.
+
+    Raises:
+        click.UsageError: a mistake is not something to pass over.
+    """
+    from adtally.runners.direct import unknown_arguments, use_storage
+
+    use_storage(ctx.args)
+    for stray in unknown_arguments(ctx.args):
+        names = [name for option in ctx.command.params for name in option.opts]
+        close = difflib.get_close_matches(stray.split("=")[0], names, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"{stray!r} is no option of adtally or Beam.{hint}")
+
+
 def _spread(args: list[str], option: str) -> list[str]:
     """``--input a b`` as ``--input a --input b``: what a shell makes of an unquoted pattern."""
     spread: list[str] = []

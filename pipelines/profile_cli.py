@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from adtally.pipelines.options import output_option
+from adtally.pipelines.options import PassThrough, output_option, ready
 
 
-@click.command()
+@click.command(cls=PassThrough)
 @output_option
 @click.option(
     "--days",
@@ -18,7 +18,8 @@ from adtally.pipelines.options import output_option
     help="Go by so many whole days, the newest.",
 )
 @click.argument("path", metavar="PROFILE.parquet")
-def profile(output: str, days: int, path: str) -> None:
+@click.pass_context
+def profile(ctx: click.Context, /, output: str, days: int, path: str) -> None:
     """Learn how each advertiser's traffic is spread over the hours of the day.
 
     From the summaries in OUTPUT, of three whole days (UTC) at least. Name the profile in the file
@@ -30,6 +31,7 @@ def profile(output: str, days: int, path: str) -> None:
     from adtally.pipelines.job import ConfigError
     from adtally.pipelines.profile import profile as make
 
+    ready(ctx)
     console = Console(stderr=True)
     try:
         with console.status("reading summaries") as status:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -49,6 +50,17 @@ def run_bounded(
         name = metric.key.metric.name
         counters[name] = counters.get(name, 0) + int(metric.result)
     return counters
+
+
+def use_storage(arguments: Sequence[str]) -> None:
+    """Let Beam's filesystems know its options before there is a pipeline, which else tells them.
+
+    Without that, none of ``s3://`` can be opened; its endpoint and credentials are among them.
+
+    Args:
+        arguments: Beam options as on its command line.
+    """
+    FileSystems.set_options(PipelineOptions(list(arguments)))
 
 
 def unknown_arguments(arguments: Sequence[str]) -> list[str]:
