@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ from typing import BinaryIO, Final
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from adtally.io.s3 import upload
+
+_IN_MEMORY_BYTES: Final = 8 << 20
+"""Objects larger than this wait on disk."""
 
 LEFTOVER_SECONDS: Final = 3_600.0
 """A temporary file that nobody wrote to for this long has no writer any more."""
@@ -22,27 +28,37 @@ def join(base: str, *parts: str) -> str:
 
 
 class AtomicFile:
-    """A file under a temporary name until :meth:`commit` renames it to its own.
+    """A file that has its name once :meth:`commit` gives it that.
 
-    The temporary name ends in ``.tmp``, so no reader's pattern sees it. Committing over an
-    existing file replaces it: names come from the identity of the inputs, so a retry or a second
-    run replaces a file with the same content.
+    Until then it has a temporary one that ends in ``.tmp``, so no reader's pattern sees it. An
+    object of S3 waits on this machine and is uploaded whole: there is no renaming, an upload that
+    fails leaves nothing, and Beam's own writer would complete one whose writer died. Committing
+    over an existing file replaces it: names come from the identity of the inputs, so a retry or a
+    second run replaces a file with the same content.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._temporary = ""
+        if FileSystems.get_scheme(path) == "s3":
+            self.file: BinaryIO = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115
+            return
         folder, name = posixpath.split(path)
         make_folder(folder)
         self._temporary = join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-        self.file: BinaryIO = FileSystems.create(
+        self.file = FileSystems.create(
             self._temporary, compression_type=CompressionTypes.UNCOMPRESSED
         )
 
     def commit(self) -> None:
-        """Close the file and give it its name; when that fails, nothing is left of it."""
+        """Give the file its name; when that fails, nothing is left of it."""
         try:
-            self.file.close()
-            FileSystems.rename([self._temporary], [self.path])
+            if self._temporary:
+                self.file.close()
+                FileSystems.rename([self._temporary], [self.path])
+            else:
+                upload(self.file, self.path)
+                self.file.close()
         except BaseException:
             self.abort()
             raise
@@ -51,8 +67,9 @@ class AtomicFile:
         """Close the file and remove it. Quiet: what made it necessary is what has to be told."""
         with contextlib.suppress(OSError):
             self.file.close()
-        with contextlib.suppress(OSError):
-            FileSystems.delete([self._temporary])
+        if self._temporary:
+            with contextlib.suppress(OSError):
+                FileSystems.delete([self._temporary])
 
 
 @contextlib.contextmanager
