@@ -12,9 +12,8 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from adtally.io.files import join, list_paths
+from adtally.io.files import join, list_paths, open_file
 from adtally.io.logs import LogFile, NoInput, list_files
 
 HOUR_MS: Final = 3_600_000
@@ -113,7 +112,7 @@ def _streamed(output: str) -> list[str]:
 
 
 def _arrivals(path: str) -> dict[str, int]:
-    with FileSystems.open(path) as file:
+    with open_file(path) as file:
         noted = pq.ParquetFile(file).metadata.metadata or {}
     return dict(json.loads(noted.get(_ARRIVALS.encode(), b"{}")))
 

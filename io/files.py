@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from adtally.io.s3 import upload
+from adtally.io import s3
 
 _IN_MEMORY_BYTES: Final = 8 << 20
 """Objects larger than this wait on disk."""
@@ -40,7 +40,7 @@ class AtomicFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._temporary = ""
-        if FileSystems.get_scheme(path) == "s3":
+        if FileSystems.get_scheme(path) == s3.SCHEME:
             self.file: BinaryIO = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115
             return
         folder, name = posixpath.split(path)
@@ -57,7 +57,7 @@ class AtomicFile:
                 self.file.close()
                 FileSystems.rename([self._temporary], [self.path])
             else:
-                upload(self.file, self.path)
+                s3.upload(self.file, self.path)
                 self.file.close()
         except BaseException:
             self.abort()
@@ -102,8 +102,15 @@ def list_paths(pattern: str) -> list[str]:
 
 def read_bytes(path: str) -> bytes:
     """The whole content of a file, not decompressed."""
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with open_file(path) as file:
         return file.read()
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a file for reading, not decompressed."""
+    if FileSystems.get_scheme(path) == s3.SCHEME:
+        return s3.open_object(path)
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def delete(paths: list[str]) -> None:

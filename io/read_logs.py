@@ -8,13 +8,12 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import Final
 
 import tenacity
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from adtally.io.decompress import READ_BYTES, BrokenFile, decompressed
+from adtally.io.files import open_file
 from adtally.io.logs import Block, Span
 
 CHUNK_BYTES: Final = 8 << 20
@@ -191,7 +190,7 @@ def _errors_of_reading() -> Iterator[None]:
 def _file_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
     """All bytes of a file."""
     at = 0
-    with _open(span.file.path) as file:
+    with open_file(span.file.path) as file:
         for piece in decompressed(file, span.file.compression):
             yield at, piece
             at += len(piece)
@@ -199,7 +198,7 @@ def _file_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
 
 def _range_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
     """Lines that begin within ``[start, end)`` of a plain file."""
-    with _open(span.file.path) as file:
+    with open_file(span.file.path) as file:
         position = span.start
         if position:
             file.seek(position - 1)
@@ -212,10 +211,6 @@ def _range_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
                 data += file.readline()
             yield position, data
             position += len(data)
-
-
-def _open(path: str) -> BinaryIO:
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def prefetched(chunks: Iterator[LogChunk], depth: int = 1) -> Iterator[LogChunk]:

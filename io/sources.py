@@ -9,12 +9,11 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from adtally.io import schema
 from adtally.io.arrow import with_tag
+from adtally.io.files import open_file
 from adtally.io.logs import Block
 from adtally.io.progress import Progress, ProgressWriter
 from adtally.io.read_logs import LogChunk, prefetched, read_chunks
@@ -116,7 +115,7 @@ def read_event_file(path: str) -> Iterator[pa.Table]:
     Raises:
         ValueError: the file is not of our event log.
     """
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with open_file(path) as file:
         try:
             parquet = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adtally.io.files import atomic_write, list_paths, read_bytes
+from adtally.io.files import atomic_write, list_paths, open_file, read_bytes
 from adtally.runners.direct import use_storage
 from adtally.runners.local.s3_server import S3Server
 from tests import streams
@@ -58,3 +59,26 @@ def test_an_upload_that_is_refused_is_an_error(client: Any) -> None:
         atomic_write("s3://none/at-all") as file,
     ):
         file.write(b"x")
+
+
+def test_objects_are_read_side_by_side(client: Any) -> None:
+    contents = {name: bytes([number]) * (17 << 20) for number, name in enumerate("xyz")}
+    for name, content in contents.items():
+        client.put_object(Bucket="bucket", Key=name, Body=content)
+    found = dict.fromkeys(contents, b"")
+    files = {name: open_file(f"s3://bucket/{name}") for name in contents}
+    while any(parts := {name: file.read(5 << 20) for name, file in files.items()}.values()):
+        assert len(set(parts)) == 3
+        for name, part in zip(contents, parts, strict=True):
+            found[name] += part
+    assert found == contents
+    files["x"].seek(3)
+    assert files["x"].read(2) == b"\0\0"
+    with ThreadPoolExecutor(8) as threads:
+        paths = [f"s3://bucket/{name}" for name in contents] * 8
+        assert list(threads.map(read_bytes, paths)) == list(contents.values()) * 8
+
+
+def test_an_object_that_is_not_there(client: Any) -> None:
+    with pytest.raises(OSError, match="Not found"):
+        read_bytes("s3://bucket/nothing")
