@@ -28,6 +28,8 @@ def profile(ctx: click.Context, /, output: str, days: int, path: str) -> None:
       [lists]
       season = "PROFILE.parquet"
     """
+    from apache_beam.io.filesystem import BeamIOError
+
     from adtally.pipelines.job import ConfigError
     from adtally.pipelines.profile import profile as make
 
@@ -38,6 +40,8 @@ def profile(ctx: click.Context, /, output: str, days: int, path: str) -> None:
             done = make(output, path, days, lambda date: status.update(f"reading {date}"))
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
+    except (OSError, BeamIOError) as error:
+        raise click.ClickException(f"failed: {error}") from error
     click.echo(f"days         {len(done.dates)}, from {done.dates[0]} to {done.dates[-1]}")
     click.echo(f"advertisers  {done.advertisers:,}; with too few events: {done.left_out:,}")
     click.echo(f"profile      {done.path}")

@@ -137,6 +137,17 @@ def test_days_that_are_not_whole_are_no_days(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_profile_that_cannot_be_written(tmp_path: Path) -> None:
+    logs, _ = made_up(tmp_path, 65, **{**DAYS, "events": 30_000})
+    output = tmp_path / "out"
+    run("backfill", "--input", str(logs), "--output", str(output))
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "season.parquet"
+    result = CliRunner().invoke(cli, ["profile", "--output", str(output), str(path)])
+    assert result.exit_code == 1
+    assert "Error: failed: " in result.output
+
+
 @pytest.mark.parametrize(
     ("window", "message"), [("2h", "do not divide an hour"), ("45m", "do not divide an hour")]
 )
