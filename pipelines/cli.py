@@ -126,7 +126,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
     DirectRunner means Prism here, which keeps no state: after a kill the stream is read again from
     before the oldest open window. FlinkRunner keeps its state in checkpoints.
     """
-    with _failures(given["debug"], "the stream had not started yet"):
+    with _failures(given["debug"], "the next start reads what is missing"):
         from adtally.pipelines import stream as runs
         from adtally.pipelines.stream_cli import attend, request_of
         from adtally.runners.unbounded import RESTORE_SECONDS, SETTLE_SECONDS, settle
