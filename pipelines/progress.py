@@ -45,9 +45,9 @@ class Watch:
         thread = threading.Thread(
             target=target, args=(stop, folder, files, stored_bytes), name="adtally-progress"
         )
-        if not self.quiet:
-            thread.start()
         try:
+            if not self.quiet:
+                thread.start()  # in here: Ctrl-C may come while it starts
             yield
         finally:
             stop.set()

@@ -12,6 +12,8 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from adtally.runners.interrupts import interruptible
+
 NAME = "DirectRunner"
 
 
@@ -38,13 +40,17 @@ def run_bounded(
 
     Returns:
         The counters of all steps, added up by name.
+
+    Raises:
+        KeyboardInterrupt: by Ctrl-C.
     """
     options = PipelineOptions(list(arguments))
     chosen: Any = direct_runner(options) if runner == NAME else runner
     pipeline = beam.Pipeline(runner=chosen, options=options)
     build(pipeline)
-    result = pipeline.run()
-    result.wait_until_finish()
+    with interruptible():
+        result = pipeline.run()
+        result.wait_until_finish()
     counters: dict[str, int] = {}
     for metric in result.metrics().query()["counters"]:
         name = metric.key.metric.name

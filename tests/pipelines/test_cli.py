@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -246,21 +248,34 @@ def test_many_small_files_are_packed(tmp_path: Path) -> None:
     assert len(list((output / "events").rglob("*.parquet"))) < 20
 
 
-def test_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", ["adtally.json", "events/**/*.parquet"])
+def test_interrupted_says_how_to_go_on(tmp_path: Path, sign: str) -> None:
     made = tmp_path / "made"
     CliRunner().invoke(
         cli, ["generate", "--events", "300000", "--seed", "1", "--output", str(made)]
     )
     output = tmp_path / "out"
     command = ["backfill", "--input", str(made / "logs"), "--output", str(output)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "adtally.pipelines", *command], stderr=subprocess.PIPE, text=True
-    )
-    while not (output / "adtally.json").exists():  # it has begun
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    with ended(
+        subprocess.Popen(
+            [sys.executable, "-m", "adtally.pipelines", *command], stderr=subprocess.PIPE, text=True
+        )
+    ) as process:
+        while not list(output.glob(sign)):  # it has begun; it writes in Beam's worker
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "interrupted; the same command again completes it" in " ".join(said.split())
     assert CliRunner().invoke(cli, command).exit_code == 0
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive its test."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
