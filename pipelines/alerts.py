@@ -98,10 +98,10 @@ def parse_target(text: str, region: str, endpoint: str) -> AlertSink:
     from adtally.io.alerts import FileAlerts, FolderAlerts, KinesisAlerts
     from adtally.io.logs import absolute
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.stream import parse_source
+    from adtally.pipelines.sources import parse_kinesis
 
     if text.startswith("kinesis://"):
-        return KinesisAlerts(parse_source(text, region, endpoint))
+        return KinesisAlerts(parse_kinesis(text, region, endpoint))
     scheme = FileSystems.get_scheme(text)
     if scheme is None and text.endswith(".jsonl"):
         return FileAlerts(absolute(text))

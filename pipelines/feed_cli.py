@@ -32,11 +32,11 @@ def feed(
     from adtally.io.kinesis_producer import PutError, put_lines
     from adtally.io.logs import NoInput
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.stream import parse_source
+    from adtally.pipelines.sources import parse_kinesis
 
     count = 0
     try:
-        config = parse_source(target, kinesis_region, kinesis_endpoint)
+        config = parse_kinesis(target, kinesis_region, kinesis_endpoint)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("records", total=None)
             for count in put_lines(config, lines_of(inputs), rate):

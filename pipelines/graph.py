@@ -10,10 +10,10 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from adtally.io import reads
 from adtally.io.alerts import SendAlerts
 from adtally.io.dead_letter_source import ReadDeadLetters
 from adtally.io.dead_letters import DeadLetter
-from adtally.io.kinesis_chunks import ToChunks
 from adtally.io.sinks import (
     WriteDeadLetters,
     WriteEventLog,
@@ -86,8 +86,9 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
         chunks.append(letters.chunks)
         dead_letters.append(letters.kept)
     for index, read in enumerate(job.reads):
-        batches = pipeline | f"ReadKinesis{index or ''}" >> read
-        chunks.append(batches | f"KinesisChunks{index or ''}" >> ToChunks())
+        kind = reads.kind(read)
+        batches = pipeline | f"Read{kind}{index or ''}" >> read
+        chunks.append(batches | f"{kind}Chunks{index or ''}" >> reads.to_chunks(read))
     if chunks:
         decoded = one(chunks, "AllChunks") | "DecodeEvents" >> DecodeEvents(
             job.mapping,

@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from adtally.io.event_log import STREAM_PREFIX, reached_ms
-from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
 from adtally.io.kinesis_shards import TRIM_HORIZON
+from adtally.io.pubsub import ReadFromPubSub
+from adtally.io.reads import Read, address, of_run
+from adtally.pipelines import subscriptions
 from adtally.pipelines.backfill import (
     Outcome,
     Request,
@@ -50,15 +52,18 @@ class StreamRequest:
     """What a user asked for; see ``adtally stream --help``.
 
     Attributes:
-        reads: the streams; ``start_ms`` of None-like positions is settled by :func:`prepare`.
+        reads: the streams; where reading them begins is settled by :func:`prepare`.
         resume: begin where the output ends (DESIGN: a start without state never begins at the
             tip), whatever ``reads`` say.
+        explicit: where reading begins was asked for.
+        stateless: the runner keeps its state in memory alone.
+        tolerant: go on where records left the stream unread.
         alerts: where alerts go; None for nowhere.
         alert_spec: what they tell.
         arguments: Beam options, with the runner.
     """
 
-    reads: tuple[ReadFromKinesis, ...]
+    reads: tuple[Read, ...]
     output: str
     settings: Settings
     mapping: Mapping = field(default_factory=identity_mapping)
@@ -70,6 +75,9 @@ class StreamRequest:
     alerts: AlertSink | None = None
     alert_spec: AlertSpec = AlertSpec()
     resume: bool = True
+    explicit: bool = False
+    stateless: bool = True
+    tolerant: bool = False
     arguments: tuple[str, ...] = ()
 
 
@@ -85,7 +93,8 @@ def prepare(request: StreamRequest) -> Job:
             f"events being in the log after {MOST_FLUSH_SECONDS} s; give that or less."
         )
     output = checked_output(request.output)
-    reads = settled_reads(request, output)
+    job_id = f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}"
+    reads = tuple(of_run(read, job_id) for read in settled_reads(request, output))
     job = Job(
         output=output,
         blocks=(),
@@ -95,7 +104,7 @@ def prepare(request: StreamRequest) -> Job:
         elasticsearch=request.elasticsearch,
         reads=reads,
         streaming=Streaming(
-            id=f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}",
+            id=job_id,
             pane_seconds=request.pane_seconds,
             look_back_seconds=request.look_back_seconds,
             flush_seconds=request.flush_seconds,
@@ -105,6 +114,7 @@ def prepare(request: StreamRequest) -> Job:
         alert_spec=told_from(request.alert_spec, reads, request.settings),
     )
     settle_manifest(job)
+    subscriptions.note_begin(job.reads, output, now_ms())
     leave_views(job)
     return job
 
@@ -118,9 +128,8 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
     if job.alerts is not None:
         job.alerts.check()
     for read in job.reads:
-        _LOG.info(
-            "reading stream=%s from=%s job=%s", read.config.stream, _shown(read.start_ms), job.id
-        )
+        _LOG.info("reading stream=%s from=%s job=%s", address(read), _shown(read.start_ms), job.id)
+    subscriptions.begin(job.reads)
     return job, start(partial(build, job=job), request.arguments)
 
 
@@ -157,14 +166,25 @@ def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome
     return Outcome(report, job, record_run(job, report))
 
 
-def settled_reads(request: StreamRequest, output: str) -> tuple[ReadFromKinesis, ...]:
+def settled_reads(request: StreamRequest, output: str) -> tuple[Read, ...]:
     """The streams, with where reading them begins."""
-    begun_ms = None
-    if request.resume:
-        begun_ms = resume_ms(output, request.settings)
-    if begun_ms is None:
-        return request.reads
-    return tuple(replace(read, start_ms=begun_ms) for read in request.reads)
+    begun_ms = resume_ms(output, request.settings) if request.resume else None
+
+    def settled(read: Read) -> Read:
+        if isinstance(read, ReadFromPubSub):
+            return subscriptions.settled(
+                read,
+                output,
+                explicit=request.explicit,
+                resumed_ms=begun_ms,
+                needed_ms=now_ms() - again_from_ms(now_ms(), request.settings),
+                stateless=request.stateless,
+                tolerant=request.tolerant,
+                now_ms=now_ms(),
+            )
+        return read if begun_ms is None else replace(read, start_ms=begun_ms)
+
+    return tuple(map(settled, request.reads))
 
 
 def resume_ms(output: str, settings: Settings) -> int | None:
@@ -176,8 +196,11 @@ def resume_ms(output: str, settings: Settings) -> int | None:
     their fuller rows, as versions say.
     """
     reached = reached_ms(output)
-    if reached is None:
-        return None
+    return None if reached is None else again_from_ms(reached, settings)
+
+
+def again_from_ms(reached: int, settings: Settings) -> int:
+    """Where reading begins again when everything that arrived before ``reached`` is in the log."""
     known_ms = reached - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
 
     def oldest_open_ms(window_seconds: int) -> int:
@@ -192,7 +215,7 @@ def resume_ms(output: str, settings: Settings) -> int | None:
     return max(0, start_ms)
 
 
-def told_from(spec: AlertSpec, reads: tuple[ReadFromKinesis, ...], settings: Settings) -> AlertSpec:
+def told_from(spec: AlertSpec, reads: tuple[Read, ...], settings: Settings) -> AlertSpec:
     """Alerts of windows that are read from their first event on, and of hours with their past.
 
     Of what came before, only events that arrived late are read: a window has few of them, and the
@@ -210,16 +233,3 @@ def _shown(start_ms: int) -> str:
     if start_ms == TRIM_HORIZON:
         return "TRIM_HORIZON"
     return datetime.datetime.fromtimestamp(start_ms / 1000, datetime.UTC).isoformat()
-
-
-def parse_source(text: str, region: str, endpoint: str) -> KinesisConfig:
-    """``kinesis://STREAM`` or ``kinesis://arn:aws:kinesis:...``.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if not text.startswith("kinesis://") or len(text) == len("kinesis://"):
-        raise ConfigError(
-            f"source {text!r} is not known; write kinesis://STREAM, or kinesis://ARN."
-        )
-    return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)

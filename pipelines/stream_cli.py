@@ -11,6 +11,7 @@ import click
 
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.options import Duration, Instant, options
+from adtally.pipelines.sources import read_of, read_options
 from adtally.runners.flink import LEAST_PARALLELISM
 
 LOG_SECONDS: Final = 10.0
@@ -31,14 +32,7 @@ class StartPosition(click.ParamType):
 
 
 stream_options = options(
-    click.option(
-        "--source",
-        "sources",
-        multiple=True,
-        required=True,
-        metavar="URI",
-        help="kinesis://STREAM or kinesis://ARN; several are read into one graph.",
-    ),
+    read_options,
     click.option(
         "--start",
         type=StartPosition(),
@@ -49,29 +43,6 @@ stream_options = options(
         "--stop-at",
         type=StartPosition(),
         help="Read what had arrived by then (LATEST: by now) as a bounded run, and end.",
-    ),
-    click.option("--kinesis-region", default="", help="[default: the environment's]"),
-    click.option("--kinesis-endpoint", default="", help="URL of a VPC endpoint or an emulator."),
-    click.option(
-        "--readers",
-        type=click.IntRange(min=1),
-        default=32,
-        show_default=True,
-        help="Groups of shards that are read side by side, at most one per shard.",
-    ),
-    click.option(
-        "--on-data-loss",
-        type=click.Choice(["fail", "trim_horizon"]),
-        default="fail",
-        show_default=True,
-        help="When records left the stream unread: end, or count it and go on with the oldest.",
-    ),
-    click.option(
-        "--watermark-lag",
-        type=Duration(),
-        default=30,
-        show_default=True,
-        help="How far windows wait behind arrival before their on-time pane.",
     ),
     click.option(
         "--pane-every",
@@ -138,12 +109,11 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     Raises:
         ConfigError: one cannot work.
     """
-    from adtally.io.kinesis import ReadFromKinesis
     from adtally.io.kinesis_shards import TRIM_HORIZON
     from adtally.pipelines.backfill import now_ms
     from adtally.pipelines.job import ConfigError
     from adtally.pipelines.requests import stream_settings_for
-    from adtally.pipelines.stream import StreamRequest, parse_source
+    from adtally.pipelines.stream import StreamRequest
     from adtally.transforms.mapping import identity_mapping, load_mapping
 
     start = {None: TRIM_HORIZON, OLDEST: TRIM_HORIZON, TIP: now_ms()}.get(
@@ -152,20 +122,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     stop = now_ms() if given["stop_at"] == TIP else given["stop_at"]
     if stop == OLDEST:
         raise ConfigError("--stop-at TRIM_HORIZON would read nothing; give LATEST or a time.")
-    try:
-        reads = tuple(
-            ReadFromKinesis(
-                parse_source(source, given["kinesis_region"], given["kinesis_endpoint"]),
-                start_ms=start,
-                stop_ms=stop,
-                readers=given["readers"],
-                on_data_loss=given["on_data_loss"],
-                watermark_lag_seconds=given["watermark_lag"],
-            )
-            for source in given["sources"]
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    reads = tuple(read_of(source, given, start, stop) for source in given["sources"])
     settings = stream_settings_for(given)
     alerts, alert_spec = alerts_of(given, settings.ruleset.quotas)
     return StreamRequest(
@@ -181,6 +138,9 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         alerts=alerts,
         alert_spec=alert_spec,
         resume=given["start"] is None and not given["flink_savepoint"],
+        explicit=given["start"] is not None,
+        stateless=given["runner"] in ("DirectRunner", "PrismRunner"),
+        tolerant=given["on_data_loss"] != "fail",
         arguments=(*runner_arguments(given), *beam_arguments),
     )
 
@@ -268,6 +228,7 @@ def line(counts: dict[str, int]) -> str:
     """Counts of a running stream as one line."""
     names = (
         "kinesis_records",
+        "pubsub_messages",
         "events",
         "events_late",
         "records_dead",
@@ -280,5 +241,7 @@ def line(counts: dict[str, int]) -> str:
         "log_rows",
         "kinesis_throttled",
         "kinesis_retries",
+        "pubsub_acks",
+        "pubsub_retries",
     )
     return " ".join(f"{name}={counts.get(name, 0)}" for name in names)
