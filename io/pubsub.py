@@ -7,7 +7,6 @@ pulls; how it acknowledges is in :mod:`adtally.io.pubsub_leases`.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,28 +14,18 @@ from functools import partial
 from typing import Any, Final
 
 import apache_beam as beam
-import msgspec
-from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
-from google.api_core import exceptions
 
-from adtally.io.kinesis_client import backoff_seconds
 from adtally.io.kinesis_shards import TRIM_HORIZON
-from adtally.io.pubsub_client import (
-    MESSAGES_A_PULL,
-    Message,
-    PubSub,
-    PubSubConfig,
-    PubSubError,
-    connect,
-    is_passing,
-)
-from adtally.io.pubsub_leases import OUTSTANDING, Leases
+from adtally.io.pubsub_client import MESSAGES_A_PULL, Message, PubSubConfig, connect
+from adtally.io.pubsub_desk import desk_of
+from adtally.io.pubsub_leases import Bundle
+from adtally.io.pubsub_readers import Reader, ReaderCoder, ReaderTracker
 from adtally.io.sources import NAMESPACE
 
 READERS: Final = 4
@@ -146,67 +135,6 @@ class ReadFromPubSub(beam.PTransform):
         )
 
 
-class Reader(msgspec.Struct, frozen=True):
-    """What a checkpoint knows of a reader: positions it has none.
-
-    Attributes:
-        number: of the reader; -1 for all, before they are split.
-        turns: calls that it has had.
-        ended: whether the rest was handed back.
-    """
-
-    number: int = -1
-    turns: int = 0
-    ended: bool = False
-
-
-class ReaderCoder(beam.coders.Coder):
-    """JSON: a checkpoint is readable by people and by later versions, and never unpickled."""
-
-    def encode(self, value: Reader) -> bytes:
-        return msgspec.json.encode(value)
-
-    def decode(self, encoded: bytes) -> Reader:
-        return msgspec.json.decode(encoded, type=Reader)
-
-    def is_deterministic(self) -> bool:
-        return True
-
-
-class ReaderTracker(RestrictionTracker):
-    """Tracks a reader: it has no end, and can be checkpointed between two pulls."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def current_restriction(self) -> Reader:
-        return self._reader
-
-    def current_progress(self) -> RestrictionProgress:
-        return RestrictionProgress(fraction=0.0)
-
-    def try_claim(self, position: Reader) -> bool:
-        """Claim the next turn, given as the reader after it."""
-        if self._reader.ended:
-            return False
-        self._reader = position
-        return True
-
-    def try_split(self, fraction_of_remainder: float) -> tuple[Reader, Reader] | None:
-        if fraction_of_remainder != 0 or self._reader.ended:
-            return None
-        rest = self._reader
-        self._reader = msgspec.structs.replace(rest, ended=True)
-        return self._reader, rest
-
-    def check_done(self) -> None:
-        if not self._reader.ended:
-            raise ValueError(f"reader {self._reader.number} was not handed back")
-
-    def is_bounded(self) -> bool:
-        return False
-
-
 @dataclass(frozen=True)
 class _Source:
     """What workers need to know."""
@@ -218,30 +146,6 @@ class _Source:
     make_client: Callable[[PubSubConfig], Any]
 
 
-@dataclass
-class _Desk:
-    """A worker process's connection to a subscription. Beam makes a DoFn for each bundle that is
-    not finalized yet; all of them share it."""
-
-    pubsub: PubSub
-    leases: Leases
-    failures: int = 0
-    not_before: float = 0.0
-
-
-_DESKS: dict[tuple[PubSubConfig, str], _Desk] = {}
-_OPENING: Final = threading.Lock()
-
-
-def _desk(source: _Source) -> _Desk:
-    with _OPENING:
-        key = (source.config, source.run)
-        if key not in _DESKS:
-            pubsub = PubSub(source.config, source.make_client(source.config))
-            _DESKS[key] = _Desk(pubsub, Leases(pubsub))
-        return _DESKS[key]
-
-
 class _Pull(beam.DoFn, RestrictionProvider):
     """The splittable DoFn; it gives its restrictions itself, one for each reader."""
 
@@ -249,7 +153,7 @@ class _Pull(beam.DoFn, RestrictionProvider):
         self._source = source
 
     def setup(self) -> None:
-        self._desk = _desk(self._source)
+        self._desk = desk_of(self._source.config, self._source.run, self._source.make_client)
 
     def initial_restriction(self, element: str) -> Reader:
         return Reader()
@@ -278,57 +182,34 @@ class _Pull(beam.DoFn, RestrictionProvider):
         tracker: Any = _RESTRICTION,
         watermark: Any = _WATERMARK,
     ) -> Iterator[Any]:
+        leases = self._desk.leases
+        reader = tracker.current_restriction().number
+        bundle = leases.begin(reader)
+        finalizer.register(partial(leases.finalized, reader, bundle.number))
+        try:
+            yield from self._turns(bundle, tracker, watermark)
+        except BaseException:  # of what follows in the bundle, too
+            leases.failed(reader, bundle.number)
+            raise
+        for name, amount in leases.counts().items():
+            _count(name, amount)
+        Metrics.distribution(NAMESPACE, "pubsub_outstanding").update(leases.outstanding)
+
+    def _turns(self, bundle: Bundle, tracker: Any, watermark: Any) -> Iterator[Any]:
+        """Pull for a second, and hand the rest back."""
         started = time.monotonic()
         leases = self._desk.leases
-        reader = tracker.current_restriction()
-        bundle = leases.begin(reader.number)
-        finalizer.register(partial(leases.finalized, reader.number, bundle.number))
         while time.monotonic() - started < PROCESS_SECONDS:
-            messages = self._pulled()
-            turn = msgspec.structs.replace(
-                tracker.current_restriction(), turns=tracker.current_restriction().turns + 1
-            )
-            if not tracker.try_claim(turn):  # the runner took a checkpoint meanwhile
-                leases.give_back(messages)
+            messages = self._desk.pulled(_count)
+            if not tracker.try_claim(tracker.current_restriction().next):
+                leases.give_back(messages)  # the runner took a checkpoint meanwhile
                 return
             leases.hold(bundle, messages)
             yield from self._batches(messages, watermark.current_watermark())
             self._advance(watermark)
             if not messages:
                 time.sleep(POLL_SECONDS)
-        for name, amount in leases.counts().items():
-            _count(name, amount)
-        Metrics.distribution(NAMESPACE, "pubsub_outstanding").update(leases.outstanding)
         tracker.defer_remainder(Duration(seconds=1))  # Flink counts whole seconds
-
-    def _pulled(self) -> list[Message]:
-        """What a pull gives; nothing while Pub/Sub is away, or too much is on its way."""
-        desk = self._desk
-        if desk.leases.outstanding >= OUTSTANDING:
-            _count("pubsub_held", 1)
-            return []
-        if time.monotonic() < desk.not_before:
-            return []
-        try:
-            messages = desk.pubsub.pull(MESSAGES_A_PULL)
-        except exceptions.GoogleAPICallError as error:
-            if not is_passing(error):
-                raise PubSubError(
-                    f"{self._source.config.subscription} cannot be read any more: "
-                    f"{error.message}. Nothing is lost: what was not acknowledged waits there. "
-                    f"Restore the subscription or the permission."
-                ) from error
-            _count("pubsub_retries", 1)
-            desk.failures += 1
-            desk.not_before = time.monotonic() + backoff_seconds(desk.failures)
-            desk.leases.recent.failed()
-            return []
-        desk.failures = 0
-        desk.leases.recent.saw(messages)
-        _count("pubsub_pulls", 1)
-        _count("pubsub_messages", len(messages))
-        _count("pubsub_bytes", sum(len(one.data) for one in messages))
-        return messages
 
     def _batches(self, messages: list[Message], held: Any) -> Iterator[TimestampedValue]:
         """Messages, apart from those whose windows may be gone."""

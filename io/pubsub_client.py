@@ -19,7 +19,7 @@ MESSAGES_A_PULL: Final = 1_000
 IDS_A_CALL: Final = 1_000
 """Acknowledgement ids in one call: the service takes 512 KiB, and an id has some 200 bytes."""
 
-CALL_SECONDS: Final = 10.0
+CALL_SECONDS: Final = 5.0
 SAMPLED_PULLS: Final = 5
 _LOOK_SECONDS: Final = 0.2
 _NAME: Final = re.compile(r"projects/[^/]+/(subscriptions|topics)/[^/]+")

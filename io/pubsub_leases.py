@@ -29,7 +29,7 @@ ALIVE_SECONDS: Final = 120.0
 """A reader that did not come back for this long has moved to another worker, or died: its messages
 are given back."""
 
-HOLD_SECONDS: Final = 900.0
+HOLD_SECONDS: Final = 600.0
 """No message is held longer than this: then it comes again, and counts once all the same."""
 
 OUTSTANDING: Final = 100_000
@@ -110,11 +110,17 @@ class Leases:
 
     def give_back(self, messages: Sequence[Message]) -> None:
         """Have messages that were not handed on delivered again at once."""
-        self._count("pubsub_given_back", len(messages))
-        self._extend([one.ack_id for one in messages], 0)
+        self._give_back([one.ack_id for one in messages])
+
+    def _give_back(self, ack_ids: list[str]) -> None:
+        self._count("pubsub_given_back", len(ack_ids))
+        self._extend(ack_ids, 0)
 
     def finalized(self, reader: int, number: int) -> None:
         """The runner finalized a bundle: acknowledge those whose second round this is.
+
+        Bundles before those that were not finalized meanwhile never will be: the runner failed, and
+        went on from an earlier state. Their messages are given back.
 
         Never raises: a message that is not acknowledged comes again, and counts once.
         """
@@ -128,9 +134,23 @@ class Leases:
                 for bundle in known.bundles.values()
                 if bundle.finalized_before is not None and bundle.finalized_before <= number
             ]
-            for bundle in sure:
+            newest = max((bundle.number for bundle in sure), default=-1)
+            failed = [
+                bundle
+                for bundle in known.bundles.values()
+                if bundle.finalized_before is None and bundle.number < newest
+            ]
+            for bundle in sure + failed:
                 del known.bundles[bundle.number]
         self._acknowledge([one for bundle in sure for one in bundle.ack_ids])
+        self._give_back([one for bundle in failed for one in bundle.ack_ids])
+
+    def failed(self, reader: int, number: int) -> None:
+        """A bundle did not come to its end: have its messages delivered again at once."""
+        with self._lock:
+            bundle = self._readers[reader].bundles.pop(number, None)
+        if bundle is not None:
+            self._give_back(bundle.ack_ids)
 
     def counts(self) -> Counter[str]:
         """What happened since this was asked last: threads of our own have no metrics of Beam's."""
@@ -170,8 +190,7 @@ class Leases:
         """Extend all leases once; give back what will not be acknowledged any more."""
         kept, lost = self._sorted()
         self._extend(kept, LEASE_SECONDS)
-        self._extend(lost, 0)
-        self._count("pubsub_given_back", len(lost))
+        self._give_back(lost)
 
     def _extend(self, ack_ids: list[str], seconds: int) -> None:
         """Never raises: what is not extended comes again, and counts once."""

@@ -14,6 +14,7 @@ from adtally.io import reads
 from adtally.io.alerts import SendAlerts
 from adtally.io.dead_letter_source import ReadDeadLetters
 from adtally.io.dead_letters import DeadLetter
+from adtally.io.pubsub_sinks import PublishDeadLetters
 from adtally.io.sinks import (
     WriteDeadLetters,
     WriteEventLog,
@@ -72,6 +73,8 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
         letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())
+        if job.letter_topic is not None:
+            letters | "PublishDeadLetters" >> PublishDeadLetters(job.letter_topic)
 
 
 def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:

@@ -33,6 +33,7 @@ from adtally.transforms.windows import Ranges
 if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
+    from adtally.io.pubsub_publisher import Topic
 
 _LOG = logging.getLogger("adtally")
 
@@ -193,6 +194,7 @@ class Job:
             where workers are elsewhere.
         alerts: where alerts go; only streams have any.
         alert_spec: what they tell.
+        letter_topic: where dead letters are sent, beside their files; None for nowhere.
     """
 
     output: str
@@ -210,6 +212,7 @@ class Job:
     streaming: Streaming | None = None
     alerts: AlertSink | None = None
     alert_spec: AlertSpec = AlertSpec()
+    letter_topic: Topic | None = None
 
     @property
     def id(self) -> str:

@@ -12,6 +12,7 @@ from adtally.pipelines.options import Duration, options
 if TYPE_CHECKING:
     from adtally.io.kinesis import KinesisConfig
     from adtally.io.pubsub_client import PubSubConfig
+    from adtally.io.pubsub_publisher import Topic
     from adtally.io.reads import Read
 
 EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
@@ -144,6 +145,31 @@ def parse_subscription(text: str, endpoint: str, id_attribute: str = "") -> PubS
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def parse_topic(text: str, endpoint: str) -> Topic:
+    """``pubsub://projects/PROJECT/topics/NAME``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from adtally.io.pubsub_publisher import Topic
+    from adtally.pipelines.job import ConfigError
+
+    try:
+        return Topic(text.removeprefix("pubsub://"), emulator_or(endpoint))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def letter_topic(given: dict[str, Any]) -> Topic | None:
+    """``--dead-letters-to``, if anywhere.
+
+    Raises:
+        ConfigError: it is no topic.
+    """
+    text = given["dead_letters_to"]
+    return parse_topic(text, given["pubsub_endpoint"]) if text else None
 
 
 def emulator_or(endpoint: str) -> str:

@@ -35,6 +35,7 @@ from adtally.transforms.rules.history import LOOK_BACK_MS
 if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
+    from adtally.io.pubsub_publisher import Topic
 
 RESTART_MARGIN_MS: Final = 600_000
 """Read again before the point where reading has to begin after a start without state: events may
@@ -60,6 +61,7 @@ class StreamRequest:
         tolerant: go on where records left the stream unread.
         alerts: where alerts go; None for nowhere.
         alert_spec: what they tell.
+        letter_topic: where dead letters are sent, beside their files; None for nowhere.
         arguments: Beam options, with the runner.
     """
 
@@ -74,6 +76,7 @@ class StreamRequest:
     writers: int = 2
     alerts: AlertSink | None = None
     alert_spec: AlertSpec = AlertSpec()
+    letter_topic: Topic | None = None
     resume: bool = True
     explicit: bool = False
     stateless: bool = True
@@ -112,6 +115,7 @@ def prepare(request: StreamRequest) -> Job:
         ),
         alerts=request.alerts,
         alert_spec=told_from(request.alert_spec, reads, request.settings),
+        letter_topic=request.letter_topic,
     )
     settle_manifest(job)
     subscriptions.note_begin(job.reads, output, now_ms())
@@ -127,6 +131,8 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
     check_elasticsearch(job)
     if job.alerts is not None:
         job.alerts.check()
+    if job.letter_topic is not None:
+        job.letter_topic.check()
     for read in job.reads:
         _LOG.info("reading stream=%s from=%s job=%s", address(read), _shown(read.start_ms), job.id)
     subscriptions.begin(job.reads)

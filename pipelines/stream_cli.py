@@ -11,7 +11,7 @@ import click
 
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.options import Duration, Instant, options
-from adtally.pipelines.sources import read_of, read_options
+from adtally.pipelines.sources import letter_topic, read_of, read_options
 from adtally.runners.flink import LEAST_PARALLELISM
 
 LOG_SECONDS: Final = 10.0
@@ -73,6 +73,11 @@ stream_options = options(
         help="Files of the event log that are collected side by side.",
     ),
     alert_options,
+    click.option(
+        "--dead-letters-to",
+        metavar="pubsub://projects/P/topics/T",
+        help="Send dead letters to a topic as well as to files.",
+    ),
     click.option("--prism", help="Prism's binary.  [default: found, or built with Go]"),
     click.option("--flink-job-endpoint", help="HOST:PORT of Beam's job server for Flink."),
     click.option("--flink-artifact-endpoint", default="", help="HOST:PORT of its artifacts."),
@@ -137,6 +142,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         writers=given["writers"],
         alerts=alerts,
         alert_spec=alert_spec,
+        letter_topic=letter_topic(given),
         resume=given["start"] is None and not given["flink_savepoint"],
         explicit=given["start"] is not None,
         stateless=given["runner"] in ("DirectRunner", "PrismRunner"),
