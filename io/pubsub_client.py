@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 from google.api_core import exceptions, retry
+from google.rpc.error_details_pb2 import ErrorInfo
 
 MESSAGES_A_PULL: Final = 1_000
 """What one pull may give; the service gives no more than that."""
@@ -279,10 +280,11 @@ def is_passing(error: BaseException) -> bool:
 
 def failures(error: exceptions.GoogleAPICallError) -> dict[str, str]:
     """What became of acknowledgement ids of an exactly-once subscription, as the error tells."""
-    told = getattr(error, "error_info", None)
+    told = [dict(one.metadata) for one in error.details if isinstance(one, ErrorInfo)]
     return {
         key: value
-        for key, value in dict(told.metadata if told is not None else {}).items()
+        for metadata in told
+        for key, value in metadata.items()
         if value.startswith(("PERMANENT_FAILURE", "TRANSIENT_FAILURE"))
     }
 
