@@ -39,7 +39,7 @@ WATERMARK_LAG_SECONDS: Final = 30.0
 
 SLACK_MS: Final = 900_000
 """Beam keeps windows this much longer than events of them count, for messages that come again: of a
-worker that died after a minute, of one that hangs after :data:`HOLD_SECONDS`. What comes later
+worker that died after half a minute, of one that hangs after :data:`HOLD_SECONDS`. What comes later
 than that, Beam might drop without a word: it is marked as overdue instead."""
 
 _RESTRICTION: Final = beam.DoFn.RestrictionParam()

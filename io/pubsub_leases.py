@@ -21,7 +21,7 @@ from google.api_core import exceptions
 
 from adtally.io.pubsub_client import Message, PubSub, is_passing
 
-LEASE_SECONDS: Final = 60
+LEASE_SECONDS: Final = 30
 """A lease is extended by this much, three times as often. Of a worker that died, messages come
 again after it."""
 
