@@ -122,8 +122,9 @@ def parse_kinesis(text: str, region: str, endpoint: str) -> KinesisConfig:
 
     if not text.startswith("kinesis://") or len(text) == len("kinesis://"):
         raise ConfigError(
-            f"stream {text!r} is not known; write kinesis://STREAM or kinesis://ARN, or "
-            f"pubsub://projects/PROJECT/subscriptions/NAME (topics/NAME to write to)."
+            f"stream {text!r} is not known; write kinesis://STREAM or kinesis://ARN to read or to "
+            f"write, pubsub://projects/PROJECT/subscriptions/NAME to read, or "
+            f"pubsub://projects/PROJECT/topics/NAME to write."
         )
     return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)
 

@@ -74,7 +74,8 @@ def test_a_target_is_a_stream_a_file_or_a_folder(
     ("target", "reason"),
     [
         ("kinesis://", "kinesis://STREAM"),
-        ("pubsub://topic", "is not known; write kinesis://STREAM"),
+        ("pubsub://topic", "write pubsub://projects/PROJECT/topics/NAME"),
+        ("kafka://topic", "is not known; write kinesis://STREAM"),
         ("s3://bucket/told.jsonl", "cannot be appended to; give a folder"),
     ],
 )

@@ -117,8 +117,11 @@ def test_a_stream_is_named_or_given_by_its_arn() -> None:
 def test_another_source_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_kinesis(text, "", "")
-    expected = f"source {text!r} is not known; write kinesis://STREAM, or kinesis://ARN."
-    assert str(raised.value) == expected
+    assert str(raised.value) == (
+        f"stream {text!r} is not known; write kinesis://STREAM or kinesis://ARN to read or to "
+        f"write, pubsub://projects/PROJECT/subscriptions/NAME to read, or "
+        f"pubsub://projects/PROJECT/topics/NAME to write."
+    )
 
 
 # The options as a request.

@@ -191,3 +191,13 @@ def test_users_and_addresses_that_no_rule_judges_are_marked() -> None:
         ruleset = None if allow is None else Ruleset(advertisers={"a": allow})
         (part,) = slice_events(table, replace(SPEC, allow=ruleset)).slices
         assert part.table["ivt"].to_pylist() == marks
+
+
+def test_overdue_events_are_late_whatever_they_say() -> None:
+    some = events({"received_at": T0 + 1}, {"occurred_at": T0 + HOUR})
+    assert slice_events(some, SPEC).late.num_rows == 0
+    sliced = slice_events(some, SPEC, overdue=True)
+    assert sliced.late.num_rows == 2
+    assert not sliced.slices
+    whole = slice_events(some, replace(SPEC, allowed_lateness_ms=None), overdue=True)
+    assert whole.late.num_rows == 0, "a re-tally counts them"
