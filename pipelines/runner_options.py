@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from adtally.pipelines.dataflow_cli import dataflow_options
 from adtally.pipelines.options import Duration, options
 from adtally.runners.flink import LEAST_PARALLELISM
+
+if TYPE_CHECKING:
+    from adtally.runners.dataflow import DataflowConfig
 
 runner_options = options(
     click.option("--prism", help="Prism's binary.  [default: found, or built with Go]"),
@@ -37,11 +41,16 @@ runner_options = options(
     click.option("--flink-checkpoint-folder", default="", help="URI for checkpoints."),
     click.option("--flink-savepoint", default="", help="Begin from this savepoint or checkpoint."),
     click.option("--detach", is_flag=True, help="Return once the job runs (Flink)."),
+    dataflow_options,
 )
 
 
-def runner_arguments(given: dict[str, Any]) -> list[str]:
+def runner_arguments(given: dict[str, Any], dataflow: DataflowConfig | None = None) -> list[str]:
     """Beam options of the runner that was chosen.
+
+    Args:
+        given: options of the command line.
+        dataflow: what :func:`adtally.pipelines.dataflow_cli.dataflow_of` made of them.
 
     Raises:
         ConfigError: it lacks what it needs.
@@ -51,7 +60,11 @@ def runner_arguments(given: dict[str, Any]) -> list[str]:
     from adtally.runners.prism import prism_arguments
 
     runner = given["runner"]
-    if given["detach"] and not (runner == "FlinkRunner" and given["flink_environment"]):
+    if (
+        given["detach"]
+        and dataflow is None
+        and not (runner == "FlinkRunner" and given["flink_environment"])
+    ):
         raise ConfigError(
             "--detach ends this process, and with it the stream: its workers run in here. Give it "
             "with --runner FlinkRunner and --flink-environment HOST:PORT of an SDK worker pool."
@@ -67,6 +80,8 @@ def runner_arguments(given: dict[str, Any]) -> list[str]:
         return []
     if runner in ("DirectRunner", "PrismRunner"):
         return prism_arguments(given["prism"])
+    if dataflow is not None:
+        return dataflow.arguments()
     if runner != "FlinkRunner":
         return [f"--runner={runner}"]
     if not given["flink_job_endpoint"]:

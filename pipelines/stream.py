@@ -33,6 +33,7 @@ from adtally.transforms.rules.history import LOOK_BACK_MS
 if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
+    from adtally.runners.dataflow import DataflowConfig
 
 RESTART_MARGIN_MS: Final = 600_000
 """Read again before the point where reading has to begin after a start without state: events may
@@ -55,6 +56,7 @@ class StreamRequest:
             tip), whatever ``reads`` say.
         alerts: where alerts go; None for nowhere.
         alert_spec: what they tell.
+        dataflow: how the job runs there; None for other runners.
         arguments: Beam options, with the runner.
     """
 
@@ -70,11 +72,24 @@ class StreamRequest:
     alerts: AlertSink | None = None
     alert_spec: AlertSpec = AlertSpec()
     resume: bool = True
+    dataflow: DataflowConfig | None = None
     arguments: tuple[str, ...] = ()
 
 
 def prepare(request: StreamRequest) -> Job:
     """Settle an output's manifest and where reading begins; nothing is read yet.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+    job = planned(request)
+    settle_manifest(job)
+    leave_views(job)
+    return job
+
+
+def planned(request: StreamRequest) -> Job:
+    """The job that was asked for, with where reading begins; nothing is written.
 
     Raises:
         ConfigError: a setting cannot work.
@@ -86,7 +101,7 @@ def prepare(request: StreamRequest) -> Job:
         )
     output = checked_output(request.output)
     reads = settled_reads(request, output)
-    job = Job(
+    return Job(
         output=output,
         blocks=(),
         settings=request.settings,
@@ -104,15 +119,15 @@ def prepare(request: StreamRequest) -> Job:
         alerts=request.alerts,
         alert_spec=told_from(request.alert_spec, reads, request.settings),
     )
-    settle_manifest(job)
-    leave_views(job)
-    return job
 
 
 def stream(request: StreamRequest) -> tuple[Job, Any]:
     """Start a stream; returns its job and Beam's result."""
     from adtally.pipelines.backfill import check_elasticsearch
+    from adtally.runners.dataflow import check_running
 
+    if request.dataflow is not None and request.dataflow.update:
+        check_running(list(request.arguments), request.dataflow.job_name)
     job = prepare(request)
     check_elasticsearch(job)
     if job.alerts is not None:
@@ -122,6 +137,11 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
             "reading stream=%s from=%s job=%s", read.config.stream, _shown(read.start_ms), job.id
         )
     return job, start(partial(build, job=job), request.arguments)
+
+
+def dry_run(request: StreamRequest) -> Any:
+    """Build a stream's graph for Dataflow, as Beam would send it; nothing is sent or written."""
+    return start(partial(build, job=planned(request)), request.arguments).job
 
 
 def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome:

@@ -115,8 +115,9 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     from adtally.io.kinesis import ReadFromKinesis
     from adtally.io.kinesis_shards import TRIM_HORIZON
     from adtally.pipelines.backfill import now_ms
+    from adtally.pipelines.dataflow_cli import check_reach, dataflow_of
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.requests import stream_settings_for
+    from adtally.pipelines.requests import goes_on, stream_settings_for
     from adtally.pipelines.stream import StreamRequest, parse_source
     from adtally.transforms.mapping import identity_mapping, load_mapping
 
@@ -142,7 +143,8 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         raise ConfigError(str(error)) from error
     settings = stream_settings_for(given)
     alerts, alert_spec = alerts_of(given, settings.ruleset.quotas)
-    return StreamRequest(
+    dataflow = dataflow_of(given, beam_arguments)
+    request = StreamRequest(
         reads=reads,
         output=given["output"],
         settings=settings,
@@ -154,9 +156,12 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         writers=given["writers"],
         alerts=alerts,
         alert_spec=alert_spec,
-        resume=given["start"] is None and not given["flink_savepoint"],
-        arguments=(*runner_arguments(given), *beam_arguments),
+        resume=given["start"] is None and not goes_on(given),
+        dataflow=dataflow,
+        arguments=(*runner_arguments(given, dataflow), *beam_arguments),
     )
+    check_reach(request)
+    return request
 
 
 def attend(result: Any, quiet: bool) -> None:
