@@ -187,7 +187,7 @@ def check_reach(request: StreamRequest) -> None:
             places["--elasticsearch-ca-file"] = elastic.ca_file or ""
         _check_environment(elastic)
     for option, place in places.items():
-        if place and "://" not in place:
+        if place and ("://" not in place or place.startswith("file:")):
             raise ConfigError(
                 f"{option} {place} is on this machine, and Dataflow's workers are not; give a "
                 f"gs:// address that their service account may use."
