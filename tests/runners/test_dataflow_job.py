@@ -21,7 +21,6 @@ from adtally.runners.dataflow import steps
 
 SNAPSHOT = Path(__file__).parents[1] / "data" / "dataflow_steps.txt"
 ARN = "kinesis://arn:aws:kinesis:eu-central-1:123456789012:stream/events"
-RULES = "[quotas.default]\nclicks_per_minute = 1000\n"
 CANARY = "canary-4d5b9e"
 
 

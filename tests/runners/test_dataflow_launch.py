@@ -153,3 +153,48 @@ def test_a_template_is_written_and_not_started(
     assert f"{place}, not started" in done.stderr
     assert creations(service) == []
     assert json.loads(launcher.stored("templates")[place])["name"] == "clicks"
+
+
+def test_secrets_are_read_from_storage_as_workers_do(launcher: Launcher) -> None:
+    code = (
+        "from apache_beam.io.filesystems import FileSystems\n"
+        "from apache_beam.options.pipeline_options import PipelineOptions\n"
+        "from adtally.io.elasticsearch_client import ElasticsearchConfig, connect\n"
+        "from adtally.transforms.pii import Pii\n"
+        "FileSystems.set_options(PipelineOptions([]))\n"
+        f"place = 'gs://{BUCKET}/secret'\n"
+        "with FileSystems.create(place) as file:\n"
+        "    file.write(b'id:key-of-sixteen-bytes')\n"
+        "config = ElasticsearchConfig(('http://localhost:9200',), api_key_file=place)\n"
+        "print(connect(config)._headers['authorization'])\n"
+        "Pii.hashed(place).check()\n"
+        "connect(ElasticsearchConfig(('http://localhost:9200',), api_key_file=place + '-none'))\n"
+    )
+    done = launcher.run(["-c", code])
+    assert done.stdout == "ApiKey aWQ6a2V5LW9mLXNpeHRlZW4tYnl0ZXM=\n"
+    assert f"secret file gs://{BUCKET}/secret-none cannot be read" in done.stderr
+    assert "key-of-sixteen-bytes" not in done.stderr
+
+
+def test_a_mapping_and_rules_are_read_from_storage(
+    launcher: Launcher, service: DataflowService
+) -> None:
+    code = (
+        "import sys\n"
+        "from apache_beam.io.filesystems import FileSystems\n"
+        "from apache_beam.options.pipeline_options import PipelineOptions\n"
+        "FileSystems.set_options(PipelineOptions([]))\n"
+        "for place, text in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+        "    with FileSystems.create(place) as file:\n"
+        "        file.write(text.encode())\n"
+    )
+    mapping, rules = (f"gs://{BUCKET}/settings/{name}.toml" for name in ("mapping", "rules"))
+    texts = '[fields]\nadvertiser_id = "app"\n', "[quotas]\nclicks = 9\n"
+    assert launcher.run(["-c", code, mapping, texts[0], rules, texts[1]]).returncode == 0
+    done = launcher.stream("settings-of", "--mapping", f"{mapping}x", "--rules", rules)
+    assert done.returncode == 2, done.stderr
+    assert f"mapping '{mapping}x' cannot be read" in done.stderr
+    assert creations(service) == []
+    done = launcher.stream("settings-of", "--mapping", mapping, "--rules", rules)
+    assert done.returncode == 0, done.stderr
+    assert len(creations(service)) == 1
