@@ -189,7 +189,10 @@ def test_a_mapping_and_rules_are_read_from_storage(
         "        file.write(text.encode())\n"
     )
     mapping, rules = (f"gs://{BUCKET}/settings/{name}.toml" for name in ("mapping", "rules"))
-    texts = '[fields]\nadvertiser_id = "app"\n', "[quotas]\nclicks = 9\n"
+    shipped = (
+        Path(__file__).parents[2] / "pipelines" / "mappings" / "talkingdata.toml"
+    ).read_text()
+    texts = shipped, "[quotas]\nclicks = 9\n"
     assert launcher.run(["-c", code, mapping, texts[0], rules, texts[1]]).returncode == 0
     done = launcher.stream("settings-of", "--mapping", f"{mapping}x", "--rules", rules)
     assert done.returncode == 2, done.stderr
