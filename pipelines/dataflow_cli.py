@@ -16,8 +16,33 @@ if TYPE_CHECKING:
     from adtally.runners.dataflow import DataflowConfig
 
 NEEDED: Final = ("project", "region", "temp_location")
-SEVERAL: Final = ("experiments", "labels", "label", "dataflow_service_options")
-"""Options of Beam that may be given more than once, and all count."""
+OURS: Final = {
+    "project": "dataflow-project",
+    "region": "dataflow-region",
+    "temp_location": "dataflow-temp-location",
+    "staging_location": "dataflow-staging-location",
+    "job_name": "dataflow-job-name",
+    "service_account_email": "dataflow-service-account",
+    "network": "dataflow-network",
+    "subnetwork": "dataflow-subnetwork",
+    "machine_type": "dataflow-machine-type",
+    "worker_machine_type": "dataflow-machine-type",
+    "num_workers": "dataflow-workers",
+    "max_num_workers": "dataflow-max-workers",
+    "autoscaling_algorithm": "dataflow-autoscaling",
+    "sdk_container_image": "dataflow-image",
+    "template_location": "dataflow-template-location",
+    "label": "dataflow-label",
+    "labels": "dataflow-label",
+    "no_use_public_ips": "dataflow-no-public-ips",
+    "update": "dataflow-update",
+    "transform_name_mapping": "dataflow-renamed",
+    "setup_file": "dataflow-package",
+    "extra_package": "dataflow-package",
+    "extra_packages": "dataflow-package",
+    "dry_run": "dataflow-dry-run",
+}
+"""Options of ours, by what Beam and the launcher of a Flex Template call them."""
 
 SECRET: Final = ("s3_secret_access_key", "s3_session_token")
 """Options of Beam that would be read by whoever may look at the job."""
@@ -111,6 +136,7 @@ def dataflow_of(given: dict[str, Any], beam_arguments: tuple[str, ...]) -> Dataf
     if missing:
         names = ", ".join(f"--dataflow-{name.replace('_', '-')}" for name in missing)
         raise ConfigError(f"--runner {NAME} needs {names} too, or nobody knows where it runs.")
+    _check_beam(beam_arguments)
     image, package = given["dataflow_image"], given["dataflow_package"]
     try:
         config = DataflowConfig(
@@ -137,31 +163,25 @@ def dataflow_of(given: dict[str, Any], beam_arguments: tuple[str, ...]) -> Dataf
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _check_beam(config, beam_arguments)
     return config
 
 
-def _check_beam(config: DataflowConfig, beam_arguments: tuple[str, ...]) -> None:
-    """Beam takes the last of two values, and shows all of them to whoever sees the job."""
+def _check_beam(arguments: tuple[str, ...]) -> None:
+    """Beam takes the last of two values unchecked, and shows all to whoever sees the job."""
     from adtally.pipelines.job import ConfigError
 
-    ours = {_name(argument) for argument in config.arguments()} - set(SEVERAL)
-    for argument in beam_arguments:
-        name = _name(argument)
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0]
         if name in SECRET:
             raise ConfigError(
                 f"--{name} would be in the job's description, for all to read who may see the job; "
                 f"leave it out, and let the workers' service account have access instead."
             )
-        if argument.startswith("--") and name in ours:
+        if argument.startswith("--") and name in OURS:
             raise ConfigError(
-                f"--{name} and its --dataflow- option are both set, and only one would count; "
-                f"leave --{name} out."
+                f"--{name} is Beam's, and would not be checked before the job is sent; "
+                f"give --{OURS[name]}."
             )
-
-
-def _name(argument: str) -> str:
-    return argument.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def check_reach(request: StreamRequest) -> None:

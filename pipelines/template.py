@@ -10,35 +10,13 @@ from typing import Final
 import click
 
 from adtally.pipelines.cli import cli, stream
+from adtally.pipelines.dataflow_cli import OURS
 from adtally.runners.dataflow import NAME
-
-OURS: Final = {
-    "project": "dataflow-project",
-    "region": "dataflow-region",
-    "temp_location": "dataflow-temp-location",
-    "staging_location": "dataflow-staging-location",
-    "job_name": "dataflow-job-name",
-    "service_account_email": "dataflow-service-account",
-    "network": "dataflow-network",
-    "subnetwork": "dataflow-subnetwork",
-    "machine_type": "dataflow-machine-type",
-    "worker_machine_type": "dataflow-machine-type",
-    "num_workers": "dataflow-workers",
-    "max_num_workers": "dataflow-max-workers",
-    "autoscaling_algorithm": "dataflow-autoscaling",
-    "sdk_container_image": "dataflow-image",
-    "template_location": "dataflow-template-location",
-    "label": "dataflow-label",
-    "labels": "dataflow-label",
-    "no_use_public_ips": "dataflow-no-public-ips",
-    "update": "dataflow-update",
-}
-"""Options as the launcher, and Beam, call them."""
 
 SPLIT: Final = "source"
 """A template's parameter has one value, so several sources are given with commas."""
 
-_SAID: Final = frozenset({"runner", "streaming"})
+_SAID: Final = frozenset({"runner", "streaming", "enable_streaming_engine"})
 
 
 def arguments(given: Sequence[str]) -> list[str]:
@@ -72,7 +50,7 @@ def _option(name: str) -> click.Option | None:
 def _values(name: str, value: str) -> list[str]:
     if name == SPLIT:
         return [one.strip() for one in value.split(",")]
-    if name in ("label", "labels") and value.startswith("{"):
+    if value.startswith("{"):  # labels, renamed steps
         return [f"{key}={text}" for key, text in json.loads(value).items()]
     return [value]
 

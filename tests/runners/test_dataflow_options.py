@@ -21,9 +21,11 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from adtally.io.elasticsearch import API_KEY_ENV, PASSWORD_ENV, USERNAME_ENV, ElasticsearchConfig
 from adtally.io.manifest import write_manifest
 from adtally.pipelines.cli import stream
+from adtally.pipelines.dataflow_cli import OURS
 from adtally.pipelines.job import ConfigError
 from adtally.pipelines.stream_cli import request_of
 from adtally.runners.dataflow import DataflowConfig, checkout_setup
+from adtally.runners.direct import unknown_arguments
 
 CONFIG = DataflowConfig(
     project="my-project",
@@ -232,13 +234,28 @@ def test_options_of_beam_are_handed_on_after_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    "beam",
-    ["--job_name=other", "--project=other-project", "--temp_location=gs://other/tmp"],
+    ("beam", "ours"),
+    [
+        ("--job_name=other", "--dataflow-job-name"),
+        ("--project=other-project", "--dataflow-project"),
+        ("--update", "--dataflow-update"),  # else nobody would look for the job, but Beam for ever
+        ("--template_location=gs://b/t", "--dataflow-template-location"),
+        ("--setup_file=setup.py", "--dataflow-package"),
+        ("--labels=A=b", "--dataflow-label"),
+    ],
 )
-def test_what_would_be_set_twice_is_refused(beam: str) -> None:
-    name = beam.partition("=")[0]
-    with pytest.raises(ConfigError, match=f"{name} and its --dataflow- option are both set"):
+def test_what_beam_would_not_check_is_refused(beam: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=f"{beam.partition('=')[0]} is Beam's.*give {ours}"):
         requested(beam=(beam,))
+
+
+def test_every_name_of_beam_that_is_refused_is_one_and_has_ours() -> None:
+    known = {name for option in stream.params for name in option.opts}
+    assert {f"--{name}" for name in OURS.values()} <= known
+    values = {"autoscaling_algorithm": "=NONE", "transform_name_mapping": "={}"}
+    values |= {"update": "", "no_use_public_ips": ""}
+    arguments = [f"--{name}{values.get(name, '=1')}" for name in OURS]
+    assert unknown_arguments([*arguments, "--mistake=1"]) == ["--mistake=1"]
 
 
 @pytest.mark.parametrize("name", ["s3_secret_access_key", "s3_session_token"])

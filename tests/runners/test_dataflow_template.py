@@ -6,7 +6,9 @@ The image was never built and the launcher never seen; what it says is as Google
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,9 @@ import pytest
 from google.cloud.dataflow_v1beta3 import TemplateMetadata
 
 from adtally.pipelines.cli import stream
+from adtally.pipelines.dataflow_cli import OURS
 from adtally.pipelines.stream_cli import request_of
-from adtally.pipelines.template import OURS, _option, arguments
+from adtally.pipelines.template import _option, arguments
 
 FOLDER = Path(__file__).parents[2] / "runners" / "deploy" / "dataflow"
 METADATA = json.loads((FOLDER / "metadata.json").read_text())
@@ -32,7 +35,7 @@ LAUNCHER = (
     "--service_account_email=worker@my-project.iam.gserviceaccount.com",
     *("--machine_type=n2-standard-4", '--labels={"team": "ads", "stage": ""}'),
     *("--network=net", "--subnetwork=regions/europe-west1/subnetworks/sub"),
-    *("--no_use_public_ips", "--experiments=one"),
+    *("--no_use_public_ips", "--experiments=one", "--enable_streaming_engine"),
 )
 
 EXAMPLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -154,3 +157,34 @@ def test_the_image_has_the_beam_and_python_that_were_tested() -> None:
     root = FOLDER.parents[2]
     assert all((root / one).is_file() for one in copied if not one.startswith("dist/"))
     assert "ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/launch.py\n" in text
+
+
+@pytest.mark.slow
+def test_gcloud_makes_a_template_of_it(tmp_path: Path) -> None:
+    """It only prints what it would store, and asks nobody."""
+    if shutil.which("gcloud") is None:
+        pytest.skip("gcloud is not installed")
+    made = subprocess.run(
+        [
+            *("gcloud", "dataflow", "flex-template", "build", "gs://my-bucket/template.json"),
+            *("--image", "registry/adtally:1", "--sdk-language", "PYTHON", "--print-only"),
+            *("--metadata-file", str(FOLDER / "metadata.json"), "--project", "my-project"),
+        ],
+        env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    spec = json.loads(made.stdout[made.stdout.index("{") :])
+    assert spec["image"] == "registry/adtally:1"
+    assert spec["sdkInfo"] == {"language": "PYTHON"}
+    assert spec["metadata"]["name"] == METADATA["name"]  # this gcloud leaves "streaming" out
+    assert spec["metadata"]["parameters"] == METADATA["parameters"]
+
+
+def test_an_update_by_the_launcher_is_one_of_ours() -> None:
+    needed = ("--source=kinesis://a", "--output=gs://my-bucket/out", "--sdk_container_image=i")
+    words = given(*LAUNCHER, *needed, "--update", '--transform_name_mapping={"A/b": "A/c"}')
+    request = request_of({**words, "output": "out", "dataflow_dry_run": "dry"}, (), None)
+    assert (request.dataflow.update, request.dataflow.renamed) == (True, ("A/b=A/c",))
