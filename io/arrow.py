@@ -60,6 +60,11 @@ def with_tag(table: pa.Table, **tags: str) -> pa.Table:
     return table.replace_schema_metadata(metadata)
 
 
+def has_tag(table: pa.Table, key: str) -> bool:
+    """Whether a text was attached by :func:`with_tag`."""
+    return f"adtally.{key}".encode() in (table.schema.metadata or {})
+
+
 def tag(table: pa.Table, key: str) -> str:
     """Read back a text attached by :func:`with_tag`.
 

@@ -16,6 +16,7 @@ import msgspec
 from adtally.io.files import atomic_write, delete, join, list_paths
 
 DEAD_LETTER_VERSION: Final = 1
+_ENCODER: Final = msgspec.json.Encoder()
 MESSAGE_LIMIT: Final = 2_000
 """Characters of an error message kept; servers have been seen to echo whole documents."""
 
@@ -97,9 +98,12 @@ class LetterBatch:
 
 def encode_lines(letters: Iterable[DeadLetter]) -> bytes:
     """Dead letters as gzip JSON lines, the same bytes for the same letters."""
-    encoder = msgspec.json.Encoder()
-    lines = b"".join(encoder.encode(_readable(letter)) + b"\n" for letter in letters)
-    return gzip.compress(lines, mtime=0)
+    return gzip.compress(b"".join(encode_line(one) + b"\n" for one in letters), mtime=0)
+
+
+def encode_line(letter: DeadLetter) -> bytes:
+    """A dead letter as JSON, without a line end."""
+    return _ENCODER.encode(_readable(letter))
 
 
 def decode_lines(data: bytes) -> Iterator[DeadLetter]:

@@ -24,7 +24,9 @@ LAG_MS: Final = 2 * 24 * HOUR_MS
 """A shard may be this far behind another one and is still found; Kinesis keeps a day by default."""
 
 _ARRIVALS: Final = "adtally.arrivals"
-_SHARD: Final = r"^(.*/shardId-[0-9]+)/"
+_SHARD: Final = r"^(.*/shardId-[0-9]+|pubsub://projects/[^/]+/topics/[^/]+)/"
+"""What is read in order of arrival: a shard of Kinesis; roughly so a topic of Pub/Sub."""
+
 _FOOTERS_AT_ONCE: Final = 16
 _PARTITION = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/[^/]*$")
 

@@ -60,6 +60,7 @@ class LogChunk:
         unreadable: files that failed while this chunk was read.
         stored_bytes: bytes of the files as stored, for progress.
         files: files finished within this chunk, for progress.
+        overdue: a stream gave the lines so late that the windows of their events may be gone.
     """
 
     block: str
@@ -69,6 +70,7 @@ class LogChunk:
     unreadable: list[UnreadableFile] = field(default_factory=list)
     stored_bytes: int = 0
     files: int = 0
+    overdue: bool = False
 
 
 def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChunk]:

@@ -20,8 +20,9 @@ alert_options = options(
     click.option(
         "--alerts",
         metavar="TARGET",
-        help="Tell of flags and rate limits at once: kinesis://STREAM, FILE.jsonl on this machine, "
-        "or a folder or URI for files; docs/alerts.md.",
+        help="Tell of flags and rate limits at once: kinesis://STREAM, "
+        "pubsub://projects/P/topics/T, FILE.jsonl on this machine, or a folder or URI for files; "
+        "docs/alerts.md.",
     ),
     click.option(
         "--alerts-per-window",
@@ -58,7 +59,12 @@ def alerts_of(given: dict[str, Any], quotas: Quotas) -> tuple[AlertSink | None, 
             "--alerts is for a live stream: with --stop-at the windows are over, and users would "
             "be throttled for what was. Leave one of the two out."
         )
-    sink = parse_target(given["alerts"], given["kinesis_region"], given["kinesis_endpoint"])
+    sink = parse_target(
+        given["alerts"],
+        given["kinesis_region"],
+        given["kinesis_endpoint"],
+        given["pubsub_endpoint"],
+    )
     if any(_same(given["alerts"], source) for source in given["sources"]):
         raise ConfigError(
             f"--alerts {given['alerts']} is read by this stream too: its alerts would come back as "
@@ -67,7 +73,8 @@ def alerts_of(given: dict[str, Any], quotas: Quotas) -> tuple[AlertSink | None, 
     if given["alerts"].endswith(".jsonl") and given["flink_environment"]:
         raise ConfigError(
             f"--alerts {given['alerts']} is one file of this machine, and workers run beside the "
-            f"TaskManagers. Give kinesis://STREAM, or a folder that all of them reach."
+            f"TaskManagers. Give kinesis://STREAM, pubsub://projects/P/topics/T, or a folder that "
+            f"all of them reach."
         )
     if given["look_back_every"] >= given["rate_limit_for"]:
         _LOG.warning(
@@ -87,8 +94,8 @@ def _same(target: str, source: str) -> bool:
     return not both_arns and target.rsplit("/", 1)[-1] == source.rsplit("/", 1)[-1]
 
 
-def parse_target(text: str, region: str, endpoint: str) -> AlertSink:
-    """``kinesis://STREAM`` or an ARN, a local file that ends in ``.jsonl``, or a folder or URI.
+def parse_target(text: str, region: str, endpoint: str, pubsub_endpoint: str = "") -> AlertSink:
+    """A stream of Kinesis, a topic, a local file that ends in ``.jsonl``, or a folder or URI.
 
     Raises:
         ConfigError: it is none of them.
@@ -98,10 +105,14 @@ def parse_target(text: str, region: str, endpoint: str) -> AlertSink:
     from adtally.io.alerts import FileAlerts, FolderAlerts, KinesisAlerts
     from adtally.io.logs import absolute
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.stream import parse_source
+    from adtally.pipelines.sources import parse_kinesis, parse_topic
 
     if text.startswith("kinesis://"):
-        return KinesisAlerts(parse_source(text, region, endpoint))
+        return KinesisAlerts(parse_kinesis(text, region, endpoint))
+    if text.startswith("pubsub://"):
+        from adtally.io.pubsub_sinks import PubSubAlerts
+
+        return PubSubAlerts(parse_topic(text, pubsub_endpoint))
     scheme = FileSystems.get_scheme(text)
     if scheme is None and text.endswith(".jsonl"):
         return FileAlerts(absolute(text))
@@ -113,7 +124,8 @@ def parse_target(text: str, region: str, endpoint: str) -> AlertSink:
         FileSystems.get_filesystem(text)
     except ValueError as error:
         raise ConfigError(
-            f"--alerts {text!r} is not known; write kinesis://STREAM, FILE.jsonl, or a folder or "
-            f"URI such as s3://bucket/alerts."
+            f"--alerts {text!r} is not known; write kinesis://STREAM, "
+            f"pubsub://projects/PROJECT/topics/NAME, FILE.jsonl, or a folder or URI such as "
+            f"s3://bucket/alerts."
         ) from error
     return FolderAlerts(absolute(text))

@@ -3,49 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
+from adtally.pipelines.sources import reach_options
+
 
 @click.command()
 @click.option("--input", "inputs", multiple=True, required=True, metavar="PATH", help="JSON lines.")
-@click.option("--to", "target", required=True, metavar="kinesis://STREAM", help="A stream.")
-@click.option("--kinesis-region", default="", help="[default: the environment's]")
-@click.option("--kinesis-endpoint", default="", help="URL of a VPC endpoint or an emulator.")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="URI",
+    help="kinesis://STREAM or pubsub://projects/P/topics/T.",
+)
+@reach_options
 @click.option(
     "--rate",
     type=click.FloatRange(min=0),
     default=0,
-    help="Records a second.  [default: as fast as Kinesis takes them]",
+    help="Records a second.  [default: as fast as the stream takes them]",
 )
-def feed(
-    inputs: tuple[str, ...], target: str, kinesis_region: str, kinesis_endpoint: str, rate: float
-) -> None:
-    """Put the lines of logs into a Kinesis stream, each as a record: to try a stream at once.
+def feed(inputs: tuple[str, ...], target: str, rate: float, **reach: Any) -> None:
+    """Send the lines of logs into a stream, each as a record: to try a stream at once.
 
     Events keep their times. What is older than the allowed lateness when it arrives is written to
     the event log but counts in no summary, as any late event; give 'adtally stream' an
     --allowed-lateness that covers it.
     """
-    from adtally.io.kinesis_producer import PutError, put_lines
+    from adtally.io.kinesis_producer import PutError
     from adtally.io.logs import NoInput
+    from adtally.io.pubsub_client import PubSubError
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.stream import parse_source
 
     count = 0
     try:
-        config = parse_source(target, kinesis_region, kinesis_endpoint)
+        name, counts = _sending(target, lines_of(inputs), rate, reach)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("records", total=None)
-            for count in put_lines(config, lines_of(inputs), rate):
+            for count in counts:
                 progress.update(task, completed=count, description=f"{count:,} records")
     except (ConfigError, NoInput) as error:
         raise click.UsageError(str(error)) from error
-    except PutError as error:
+    except (PutError, PubSubError) as error:
         raise click.ClickException(f"after {count:,} records: {error}") from error
-    click.echo(f"{count:,} records put into {config.name}", err=True)
+    click.echo(f"{count:,} records put into {name}", err=True)
+
+
+def _sending(
+    target: str, lines: Iterator[bytes], rate: float, reach: dict[str, Any]
+) -> tuple[str, Iterator[int]]:
+    """The name of a stream, and the counts while lines are sent to it."""
+    from adtally.io.kinesis_producer import put_lines
+    from adtally.io.pubsub_publisher import publish_lines
+    from adtally.pipelines.sources import parse_kinesis, parse_topic
+
+    if target.startswith("pubsub://"):
+        topic = parse_topic(target, reach["pubsub_endpoint"])
+        return topic.name, publish_lines(topic, lines, rate)
+    config = parse_kinesis(target, reach["kinesis_region"], reach["kinesis_endpoint"])
+    return config.name, put_lines(config, lines, rate)
 
 
 def lines_of(inputs: Sequence[str]) -> Iterator[bytes]:

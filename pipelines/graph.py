@@ -10,10 +10,11 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from adtally.io import reads
 from adtally.io.alerts import SendAlerts
 from adtally.io.dead_letter_source import ReadDeadLetters
 from adtally.io.dead_letters import DeadLetter
-from adtally.io.kinesis_chunks import ToChunks
+from adtally.io.pubsub_sinks import PublishDeadLetters
 from adtally.io.sinks import (
     WriteDeadLetters,
     WriteEventLog,
@@ -72,6 +73,8 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     if dead_letters:
         letters = one(dead_letters, "AllDeadLetters")
         letters | "WriteDeadLetters" >> WriteDeadLetters(job.folder("dead-letters"), job.flush())
+        if job.letter_topic is not None:
+            letters | "PublishDeadLetters" >> PublishDeadLetters(job.letter_topic)
 
 
 def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
@@ -86,8 +89,9 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
         chunks.append(letters.chunks)
         dead_letters.append(letters.kept)
     for index, read in enumerate(job.reads):
-        batches = pipeline | f"ReadKinesis{index or ''}" >> read
-        chunks.append(batches | f"KinesisChunks{index or ''}" >> ToChunks())
+        kind = reads.kind(read)
+        batches = pipeline | f"Read{kind}{index or ''}" >> read
+        chunks.append(batches | f"{kind}Chunks{index or ''}" >> reads.to_chunks(read))
     if chunks:
         decoded = one(chunks, "AllChunks") | "DecodeEvents" >> DecodeEvents(
             job.mapping,

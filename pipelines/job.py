@@ -14,8 +14,8 @@ import msgspec
 from adtally.io import schema
 from adtally.io.files import join
 from adtally.io.flush import Flush
-from adtally.io.kinesis import ReadFromKinesis
 from adtally.io.logs import Block, identity
+from adtally.io.reads import Read, address, disorder_ms, redelivers
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.anomalies import past_ms
 from adtally.transforms.decode import Plausible
@@ -33,6 +33,7 @@ from adtally.transforms.windows import Ranges
 if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
+    from adtally.io.pubsub_publisher import Topic
 
 _LOG = logging.getLogger("adtally")
 
@@ -193,6 +194,7 @@ class Job:
             where workers are elsewhere.
         alerts: where alerts go; only streams have any.
         alert_spec: what they tell.
+        letter_topic: where dead letters are sent, beside their files; None for nowhere.
     """
 
     output: str
@@ -206,10 +208,11 @@ class Job:
     retally: bool = False
     tally: bool = True
     scratch_folder: str = ""
-    reads: tuple[ReadFromKinesis, ...] = ()
+    reads: tuple[Read, ...] = ()
     streaming: Streaming | None = None
     alerts: AlertSink | None = None
     alert_spec: AlertSpec = AlertSpec()
+    letter_topic: Topic | None = None
 
     @property
     def id(self) -> str:
@@ -220,7 +223,7 @@ class Job:
         if self.streaming is not None:
             return self.streaming.id
         names = sorted(block.name for block in self.blocks)
-        names += [f"{read.config.stream} {read.start_ms} {read.stop_ms}" for read in self.reads]
+        names += [f"{address(read)} {read.start_ms} {read.stop_ms}" for read in self.reads]
         return identity([*names, self.ranges, self.generation])
 
     @property
@@ -271,7 +274,7 @@ class Job:
             shards=settings.shards,
             ranges=self.ranges,
             past_ms=settings.series_seconds * 1000,
-            keep_position=bool(self.log_blocks),
+            keep_position=bool(self.log_blocks) or any(map(redelivers, self.reads)),
             allow=settings.ruleset.without_lists() if settings.pii.plain else None,
             history=self.history_cut if settings.looks_back else None,
         )
@@ -332,6 +335,7 @@ class Job:
         if self.streaming is None:
             return Windowing.batch(math.lcm(window_ms, DAY_MS))
         lateness_ms = self.settings.allowed_lateness_seconds * 1000
+        lateness_ms += max(map(disorder_ms, self.reads), default=0)
         return Windowing.streaming(window_ms, pane_seconds, lateness_ms, hops)
 
     def folder(self, kind: str, window_seconds: int | None = None) -> str:

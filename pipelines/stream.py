@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from adtally.io.event_log import STREAM_PREFIX, reached_ms
-from adtally.io.kinesis import KinesisConfig, ReadFromKinesis
 from adtally.io.kinesis_shards import TRIM_HORIZON
+from adtally.io.pubsub import ReadFromPubSub
+from adtally.io.reads import Read, address, of_run
+from adtally.pipelines import subscriptions
 from adtally.pipelines.backfill import (
     Outcome,
     Request,
@@ -33,6 +35,7 @@ from adtally.transforms.rules.history import LOOK_BACK_MS
 if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
+    from adtally.io.pubsub_publisher import Topic
     from adtally.runners.dataflow import DataflowConfig
 
 RESTART_MARGIN_MS: Final = 600_000
@@ -51,16 +54,20 @@ class StreamRequest:
     """What a user asked for; see ``adtally stream --help``.
 
     Attributes:
-        reads: the streams; ``start_ms`` of None-like positions is settled by :func:`prepare`.
+        reads: the streams; where reading them begins is settled by :func:`prepare`.
         resume: begin where the output ends (DESIGN: a start without state never begins at the
             tip), whatever ``reads`` say.
+        explicit: where reading begins was asked for.
+        stateless: the runner keeps its state in memory alone.
+        tolerant: go on where records left the stream unread.
         alerts: where alerts go; None for nowhere.
         alert_spec: what they tell.
+        letter_topic: where dead letters are sent, beside their files; None for nowhere.
         dataflow: how the job runs there; None for other runners.
         arguments: Beam options, with the runner.
     """
 
-    reads: tuple[ReadFromKinesis, ...]
+    reads: tuple[Read, ...]
     output: str
     settings: Settings
     mapping: Mapping = field(default_factory=identity_mapping)
@@ -71,7 +78,11 @@ class StreamRequest:
     writers: int = 2
     alerts: AlertSink | None = None
     alert_spec: AlertSpec = AlertSpec()
+    letter_topic: Topic | None = None
     resume: bool = True
+    explicit: bool = False
+    stateless: bool = True
+    tolerant: bool = False
     dataflow: DataflowConfig | None = None
     arguments: tuple[str, ...] = ()
 
@@ -84,6 +95,7 @@ def prepare(request: StreamRequest) -> Job:
     """
     job = planned(request)
     settle_manifest(job)
+    subscriptions.note_begin(job.reads, job.output, now_ms())
     leave_views(job)
     return job
 
@@ -100,7 +112,8 @@ def planned(request: StreamRequest) -> Job:
             f"events being in the log after {MOST_FLUSH_SECONDS} s; give that or less."
         )
     output = checked_output(request.output)
-    reads = settled_reads(request, output)
+    job_id = f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}"
+    reads = tuple(of_run(read, job_id) for read in settled_reads(request, output))
     return Job(
         output=output,
         blocks=(),
@@ -110,7 +123,7 @@ def planned(request: StreamRequest) -> Job:
         elasticsearch=request.elasticsearch,
         reads=reads,
         streaming=Streaming(
-            id=f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}",
+            id=job_id,
             pane_seconds=request.pane_seconds,
             look_back_seconds=request.look_back_seconds,
             flush_seconds=request.flush_seconds,
@@ -118,6 +131,7 @@ def planned(request: StreamRequest) -> Job:
         ),
         alerts=request.alerts,
         alert_spec=told_from(request.alert_spec, reads, request.settings),
+        letter_topic=request.letter_topic,
     )
 
 
@@ -132,10 +146,11 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
     check_elasticsearch(job)
     if job.alerts is not None:
         job.alerts.check()
+    if job.letter_topic is not None:
+        job.letter_topic.check()
     for read in job.reads:
-        _LOG.info(
-            "reading stream=%s from=%s job=%s", read.config.stream, _shown(read.start_ms), job.id
-        )
+        _LOG.info("reading stream=%s from=%s job=%s", address(read), _shown(read.start_ms), job.id)
+    subscriptions.begin(job.reads)
     return job, start(partial(build, job=job), request.arguments)
 
 
@@ -177,14 +192,25 @@ def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome
     return Outcome(report, job, record_run(job, report))
 
 
-def settled_reads(request: StreamRequest, output: str) -> tuple[ReadFromKinesis, ...]:
+def settled_reads(request: StreamRequest, output: str) -> tuple[Read, ...]:
     """The streams, with where reading them begins."""
-    begun_ms = None
-    if request.resume:
-        begun_ms = resume_ms(output, request.settings)
-    if begun_ms is None:
-        return request.reads
-    return tuple(replace(read, start_ms=begun_ms) for read in request.reads)
+    begun_ms = resume_ms(output, request.settings) if request.resume else None
+
+    def settled(read: Read) -> Read:
+        if isinstance(read, ReadFromPubSub):
+            return subscriptions.settled(
+                read,
+                output,
+                explicit=request.explicit,
+                resumed_ms=begun_ms,
+                needed_ms=now_ms() - again_from_ms(now_ms(), request.settings),
+                stateless=request.stateless,
+                tolerant=request.tolerant,
+                now_ms=now_ms(),
+            )
+        return read if begun_ms is None else replace(read, start_ms=begun_ms)
+
+    return tuple(map(settled, request.reads))
 
 
 def resume_ms(output: str, settings: Settings) -> int | None:
@@ -196,8 +222,11 @@ def resume_ms(output: str, settings: Settings) -> int | None:
     their fuller rows, as versions say.
     """
     reached = reached_ms(output)
-    if reached is None:
-        return None
+    return None if reached is None else again_from_ms(reached, settings)
+
+
+def again_from_ms(reached: int, settings: Settings) -> int:
+    """Where reading begins again when everything that arrived before ``reached`` is in the log."""
     known_ms = reached - MOST_FLUSH_SECONDS * 1000 - RESTART_MARGIN_MS
 
     def oldest_open_ms(window_seconds: int) -> int:
@@ -212,7 +241,7 @@ def resume_ms(output: str, settings: Settings) -> int | None:
     return max(0, start_ms)
 
 
-def told_from(spec: AlertSpec, reads: tuple[ReadFromKinesis, ...], settings: Settings) -> AlertSpec:
+def told_from(spec: AlertSpec, reads: tuple[Read, ...], settings: Settings) -> AlertSpec:
     """Alerts of windows that are read from their first event on, and of hours with their past.
 
     Of what came before, only events that arrived late are read: a window has few of them, and the
@@ -230,16 +259,3 @@ def _shown(start_ms: int) -> str:
     if start_ms == TRIM_HORIZON:
         return "TRIM_HORIZON"
     return datetime.datetime.fromtimestamp(start_ms / 1000, datetime.UTC).isoformat()
-
-
-def parse_source(text: str, region: str, endpoint: str) -> KinesisConfig:
-    """``kinesis://STREAM`` or ``kinesis://arn:aws:kinesis:...``.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if not text.startswith("kinesis://") or len(text) == len("kinesis://"):
-        raise ConfigError(
-            f"source {text!r} is not known; write kinesis://STREAM, or kinesis://ARN."
-        )
-    return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)

@@ -12,6 +12,7 @@ import click
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.options import Duration, Instant, options
 from adtally.pipelines.runner_options import runner_arguments, runner_options
+from adtally.pipelines.sources import letter_topic, read_of, read_options
 
 LOG_SECONDS: Final = 10.0
 TIP: Final = "LATEST"
@@ -31,14 +32,7 @@ class StartPosition(click.ParamType):
 
 
 stream_options = options(
-    click.option(
-        "--source",
-        "sources",
-        multiple=True,
-        required=True,
-        metavar="URI",
-        help="kinesis://STREAM or kinesis://ARN; several are read into one graph.",
-    ),
+    read_options,
     click.option(
         "--start",
         type=StartPosition(),
@@ -49,29 +43,6 @@ stream_options = options(
         "--stop-at",
         type=StartPosition(),
         help="Read what had arrived by then (LATEST: by now) as a bounded run, and end.",
-    ),
-    click.option("--kinesis-region", default="", help="[default: the environment's]"),
-    click.option("--kinesis-endpoint", default="", help="URL of a VPC endpoint or an emulator."),
-    click.option(
-        "--readers",
-        type=click.IntRange(min=1),
-        default=32,
-        show_default=True,
-        help="Groups of shards that are read side by side, at most one per shard.",
-    ),
-    click.option(
-        "--on-data-loss",
-        type=click.Choice(["fail", "trim_horizon"]),
-        default="fail",
-        show_default=True,
-        help="When records left the stream unread: end, or count it and go on with the oldest.",
-    ),
-    click.option(
-        "--watermark-lag",
-        type=Duration(),
-        default=30,
-        show_default=True,
-        help="How far windows wait behind arrival before their on-time pane.",
     ),
     click.option(
         "--pane-every",
@@ -102,6 +73,11 @@ stream_options = options(
         help="Files of the event log that are collected side by side.",
     ),
     alert_options,
+    click.option(
+        "--dead-letters-to",
+        metavar="pubsub://projects/P/topics/T",
+        help="Send dead letters to a topic as well as to files.",
+    ),
     runner_options,
 )
 
@@ -112,13 +88,12 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     Raises:
         ConfigError: one cannot work.
     """
-    from adtally.io.kinesis import ReadFromKinesis
     from adtally.io.kinesis_shards import TRIM_HORIZON
     from adtally.pipelines.backfill import now_ms
     from adtally.pipelines.dataflow_cli import check_reach, dataflow_of
     from adtally.pipelines.job import ConfigError
     from adtally.pipelines.requests import goes_on, stream_settings_for
-    from adtally.pipelines.stream import StreamRequest, parse_source
+    from adtally.pipelines.stream import StreamRequest
     from adtally.transforms.mapping import identity_mapping, load_mapping
 
     start = {None: TRIM_HORIZON, OLDEST: TRIM_HORIZON, TIP: now_ms()}.get(
@@ -127,20 +102,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     stop = now_ms() if given["stop_at"] == TIP else given["stop_at"]
     if stop == OLDEST:
         raise ConfigError("--stop-at TRIM_HORIZON would read nothing; give LATEST or a time.")
-    try:
-        reads = tuple(
-            ReadFromKinesis(
-                parse_source(source, given["kinesis_region"], given["kinesis_endpoint"]),
-                start_ms=start,
-                stop_ms=stop,
-                readers=given["readers"],
-                on_data_loss=given["on_data_loss"],
-                watermark_lag_seconds=given["watermark_lag"],
-            )
-            for source in given["sources"]
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    reads = tuple(read_of(source, given, start, stop) for source in given["sources"])
     settings = stream_settings_for(given)
     alerts, alert_spec = alerts_of(given, settings.ruleset.quotas)
     dataflow = dataflow_of(given, beam_arguments)
@@ -156,7 +118,11 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         writers=given["writers"],
         alerts=alerts,
         alert_spec=alert_spec,
+        letter_topic=letter_topic(given),
         resume=given["start"] is None and not goes_on(given),
+        explicit=given["start"] is not None,
+        stateless=given["runner"] in ("DirectRunner", "PrismRunner"),
+        tolerant=given["on_data_loss"] != "fail",
         dataflow=dataflow,
         arguments=(*runner_arguments(given, dataflow), *beam_arguments),
     )
@@ -196,6 +162,7 @@ def line(counts: dict[str, int]) -> str:
     """Counts of a running stream as one line."""
     names = (
         "kinesis_records",
+        "pubsub_messages",
         "events",
         "events_late",
         "records_dead",
@@ -208,5 +175,7 @@ def line(counts: dict[str, int]) -> str:
         "log_rows",
         "kinesis_throttled",
         "kinesis_retries",
+        "pubsub_acks",
+        "pubsub_retries",
     )
     return " ".join(f"{name}={counts.get(name, 0)}" for name in names)

@@ -11,7 +11,8 @@ import pytest
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
-from tests.nodes import started_flink, started_kinesis, started_node
+from adtally.runners.local.pubsub_server import PubSubServer
+from tests.nodes import started_flink, started_kinesis, started_node, started_pubsub
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("adtally", deadline=None)
@@ -40,6 +41,14 @@ def elasticsearch_node() -> Iterator[ElasticsearchNode]:
 def kinesis_server() -> Iterator[KinesisServer]:
     """A running Kinesis, shared by the session; tests keep apart by stream."""
     server = started_kinesis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def pubsub_server() -> Iterator[PubSubServer]:
+    """A running Pub/Sub, shared by the session; tests keep apart by topic."""
+    server = started_pubsub()
     yield server
     server.stop()
 

@@ -10,6 +10,7 @@ import pytest
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
+from adtally.runners.local.pubsub_server import PubSubServer
 from adtally.runners.local.service import MissingSystemPart
 
 
@@ -37,6 +38,10 @@ def started_node(settings: dict[str, str] | None = None) -> ElasticsearchNode:
 
 def started_kinesis() -> KinesisServer:
     return started(KinesisServer())
+
+
+def started_pubsub() -> PubSubServer:
+    return started(PubSubServer())
 
 
 def started_flink() -> FlinkCluster:

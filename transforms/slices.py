@@ -139,15 +139,21 @@ def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.
     return pa.schema(fields)
 
 
-def slice_events(events: pa.Table, spec: SliceSpec) -> Sliced:
-    """Cut a batch of events (``EVENT_SCHEMA``) into slices; nothing is lost between the outputs."""
+def slice_events(events: pa.Table, spec: SliceSpec, overdue: bool = False) -> Sliced:
+    """Cut a batch of events (``EVENT_SCHEMA``) into slices; nothing is lost between the outputs.
+
+    Args:
+        events: the batch.
+        spec: how to cut.
+        overdue: the runner may have let go of their windows: all of them are late.
+    """
     frame = pl.DataFrame(pl.from_arrow(events))
     window = _OCCURRED // spec.base_window_ms * spec.base_window_ms
     late = pl.lit(False)
     if spec.allowed_lateness_ms is not None:
         deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
         received = pl.max_horizontal("received_at", "arrived_at").dt.epoch("ms")
-        late = (received > deadline).fill_null(False)
+        late = (received > deadline).fill_null(False) | overdue
     inside = known = pl.lit(True)
     if spec.ranges:
         wider = tuple((start - spec.past_ms, end) for start, end in spec.ranges)

@@ -16,10 +16,11 @@ from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
-from adtally.io.arrow import from_ipc, tag, to_ipc, with_tag
+from adtally.io.arrow import from_ipc, has_tag, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
 from adtally.io.spill import Spill, take
+from adtally.transforms.decode import OVERDUE
 from adtally.transforms.slices import Slice, SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
 from adtally.transforms.windows import Ranges, within
@@ -139,7 +140,7 @@ class _Slice(beam.DoFn):
         self._outside = Metrics.counter(NAMESPACE, "events_out_of_range")
 
     def process(self, events: pa.Table) -> Iterator[Any]:
-        sliced = slice_events(events, self._spec)
+        sliced = slice_events(events, self._spec, overdue=has_tag(events, OVERDUE))
         for part in sliced.slices:
             yield self._element(part, part.table)
         for part in sliced.context:

@@ -33,11 +33,11 @@ from adtally.pipelines.job import (
     Streaming,
     whole_range,
 )
+from adtally.pipelines.sources import parse_kinesis
 from adtally.pipelines.stream import (
     MOST_FLUSH_SECONDS,
     RESTART_MARGIN_MS,
     StreamRequest,
-    parse_source,
     prepare,
     resume_ms,
     settled_reads,
@@ -103,10 +103,10 @@ def requested(prism: str, *arguments: str, beam: tuple[str, ...] = ()) -> Stream
 
 
 def test_a_stream_is_named_or_given_by_its_arn() -> None:
-    assert parse_source("kinesis://events", "eu-central-1", "http://localhost:1") == KinesisConfig(
+    assert parse_kinesis("kinesis://events", "eu-central-1", "http://localhost:1") == KinesisConfig(
         "events", "eu-central-1", "http://localhost:1"
     )
-    by_arn = parse_source(f"kinesis://{ARN}", "", "")
+    by_arn = parse_kinesis(f"kinesis://{ARN}", "", "")
     assert by_arn.name == "events"
     assert by_arn.target == {"StreamARN": ARN}
 
@@ -116,7 +116,7 @@ def test_a_stream_is_named_or_given_by_its_arn() -> None:
 )
 def test_another_source_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        parse_source(text, "", "")
+        parse_kinesis(text, "", "")
     expected = f"source {text!r} is not known; write kinesis://STREAM, or kinesis://ARN."
     assert str(raised.value) == expected
 

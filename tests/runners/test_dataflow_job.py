@@ -21,6 +21,8 @@ from click.testing import CliRunner, Result
 from adtally.io.elasticsearch import API_KEY_ENV
 from adtally.pipelines.cli import cli
 from adtally.runners.dataflow import steps
+from adtally.runners.local.pubsub_server import PubSubServer
+from tests.topics import place
 
 SNAPSHOT = Path(__file__).parents[1] / "data" / "dataflow_steps.txt"
 ARN = "kinesis://arn:aws:kinesis:eu-central-1:123456789012:stream/events"
@@ -198,3 +200,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert re.search(r"^adtally: region 'europe-west1-b' is none; .*$", result.output, re.MULTILINE)
     assert "Traceback" not in result.output
+
+
+def test_pubsub_is_read_by_the_service(tmp_path: Path, pubsub_server: PubSubServer) -> None:
+    source = place(pubsub_server, "dataflow-job")
+    result = dry_run(tmp_path, *source.source)
+    assert result.exit_code == 0, result.output
+    pipeline = graph(tmp_path)
+    names = {one.unique_name for one in pipeline.components.transforms.values()}
+    assert {"ReadPubSub1/Read/Read", "ReadPubSub1/Collect", "PubSubChunks1/To chunk"} <= names
+    assert not any("Pull" in name for name in names)  # ours, which acknowledges by itself
+    (payload,) = [
+        beam_runner_api_pb2.PubSubReadPayload.FromString(one.spec.payload)
+        for one in pipeline.components.transforms.values()
+        if one.spec.urn == "beam:transform:pubsub_read:v1"
+    ]
+    assert (payload.subscription, payload.with_attributes) == (source.config.subscription, True)
+    assert not (tmp_path / "out").exists()

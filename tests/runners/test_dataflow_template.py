@@ -39,7 +39,10 @@ LAUNCHER = (
 )
 
 EXAMPLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "source": (("kinesis://clicks", "kinesis://a,kinesis://b"), ("clicks", "", "kinesis://a b")),
+    "source": (
+        ("kinesis://a,kinesis://b", "pubsub://projects/p/subscriptions/s"),
+        ("clicks", "", "kinesis://a b"),
+    ),
     "output": (("gs://my-bucket/out",), ("out", "s3://b/out", "gs://my-bucket/", "gs://B/out")),
     "sdk_container_image": (("registry/adtally:1",), ("", "a b")),
     "start": (("LATEST", "TRIM_HORIZON", "2026-03-01T12:00:00Z"), ("now", "12:00")),
@@ -56,7 +59,12 @@ EXAMPLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rules": (("gs://my-bucket/rules.toml",), ("rules.toml",)),
     "pii": (("keep", "truncate", "hash"), ("drop",)),
     "pii_key_file": (("gs://my-bucket/key",), ("0123456789abcdef",)),
-    "alerts": (("kinesis://alerts", "gs://my-bucket/alerts"), ("alerts.jsonl",)),
+    "pubsub_id_attribute": (("uid",), ("u id",)),
+    "dead_letters_to": (("pubsub://projects/p/topics/t",), ("t", "kinesis://t")),
+    "alerts": (
+        ("kinesis://alerts", "pubsub://projects/p/topics/t", "gs://my-bucket/alerts"),
+        ("alerts.jsonl",),
+    ),
     "elasticsearch": (("https://a:9200", "http://a,http://b"), ("a:9200",)),
     "elasticsearch_index_prefix": (("adtally", "a.b-c_d"), ("*", "Adtally")),
     "elasticsearch_api_key_file": (("gs://my-bucket/api-key",), ("VnVhQ2ZHY0JDZGJrU==",)),
@@ -146,7 +154,7 @@ def test_the_file_that_the_launcher_calls_ends_as_the_command_line_does() -> Non
         [*wrong, "--sdk_container_image=i"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "source 'clicks' is not known" in done.stderr
+    assert "stream 'clicks' is not known" in done.stderr
 
 
 def test_the_image_has_the_beam_and_python_that_were_tested() -> None:
