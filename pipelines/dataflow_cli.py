@@ -137,6 +137,7 @@ def dataflow_of(given: dict[str, Any], beam_arguments: tuple[str, ...]) -> Dataf
         names = ", ".join(f"--dataflow-{name.replace('_', '-')}" for name in missing)
         raise ConfigError(f"--runner {NAME} needs {names} too, or nobody knows where it runs.")
     _check_beam(beam_arguments)
+    _check_place_kept(given)
     image, package = given["dataflow_image"], given["dataflow_package"]
     try:
         config = DataflowConfig(
@@ -164,6 +165,17 @@ def dataflow_of(given: dict[str, Any], beam_arguments: tuple[str, ...]) -> Dataf
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config
+
+
+def _check_place_kept(given: dict[str, Any]) -> None:
+    """An update goes on where the job is; a subscription must not be set back under it."""
+    from adtally.pipelines.job import ConfigError
+
+    if given["dataflow_update"] and given["start"] not in (None, "TRIM_HORIZON"):
+        raise ConfigError(
+            "--start says where a new job begins, and --dataflow-update goes on where the running "
+            "one is; leave one of them out."
+        )
 
 
 def _check_beam(arguments: tuple[str, ...]) -> None:

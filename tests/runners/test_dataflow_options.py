@@ -298,6 +298,13 @@ def test_an_update_goes_on_and_does_not_begin_where_the_output_ends() -> None:
     assert not requested("--dataflow-update").resume
 
 
+@pytest.mark.parametrize("start", ["LATEST", "2026-03-01"])
+def test_an_update_begins_nowhere_else(start: str) -> None:
+    with pytest.raises(ConfigError, match="--dataflow-update goes on where the running one is"):
+        requested("--dataflow-update", "--start", start)
+    assert requested("--dataflow-update", "--start", "TRIM_HORIZON").dataflow.update
+
+
 def test_an_update_keeps_the_groups_of_its_windows(tmp_path: Path) -> None:
     output = ("--output", str(tmp_path))
     write_manifest(str(tmp_path), {"stream_shards": 8})
