@@ -36,7 +36,7 @@ setup(
     package_data={
         "adtally.io": ["*.sql", "*.toml", "py.typed"],
         "adtally.pipelines": ["mappings/*.toml"],
-        "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*"],
+        "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),
     entry_points={"console_scripts": ["adtally = adtally.pipelines.cli:main"]},

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from elasticsearch import ApiError, Elasticsearch
 
+from adtally.io.files import read_bytes
+
 API_KEY_ENV: Final = "ADTALLY_ELASTICSEARCH_API_KEY"
 USERNAME_ENV: Final = "ADTALLY_ELASTICSEARCH_USERNAME"
 PASSWORD_ENV: Final = "ADTALLY_ELASTICSEARCH_PASSWORD"
@@ -195,10 +197,10 @@ def _secret(path: str | None, variable: str) -> str | None:
     if path is None:
         return os.environ.get(variable, "").strip() or None
     try:
-        secret = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        secret = read_bytes(path).decode().strip()
+    except (OSError, ValueError) as error:  # ValueError: no text, or a scheme Beam does not know
         kind = type(error).__name__  # what a decoder says may quote what it read
-        reason = error.strerror if isinstance(error, OSError) else kind
+        reason = (isinstance(error, OSError) and error.strerror) or kind
         raise ElasticsearchConfigError(
             f"secret file {path} cannot be read: {reason}. Every worker reads it, so it must be "
             f"there on each."

@@ -101,9 +101,27 @@ def list_paths(pattern: str) -> list[str]:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole content of a file, not decompressed."""
-    with open_file(path) as file:
+    """The whole content of a file, not decompressed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with _google_errors(path), open_file(path) as file:
         return file.read()
+
+
+@contextlib.contextmanager
+def _google_errors(path: str) -> Iterator[None]:
+    """Errors of Google's client, which Beam hands on as they are, as those of other files."""
+    if FileSystems.get_scheme(path) != "gs":
+        yield
+        return
+    from google.api_core.exceptions import GoogleAPICallError
+
+    try:
+        yield
+    except GoogleAPICallError as error:
+        raise OSError(error.code, f"{type(error).__name__} of Cloud Storage", path) from error
 
 
 def open_file(path: str) -> BinaryIO:

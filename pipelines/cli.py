@@ -31,6 +31,7 @@ USAGE_ERRORS = frozenset(
     {
         "AlertSinkError",
         "ConfigError",
+        "DataflowError",
         "ElasticsearchConfigError",
         "GenerateError",
         "ManifestError",
@@ -124,10 +125,12 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
     """Read a live stream; write what a backfill writes, minute by minute.
 
     DirectRunner means Prism here, which keeps no state: after a kill the stream is read again from
-    before the oldest open window. FlinkRunner keeps its state in checkpoints.
+    before the oldest open window. FlinkRunner keeps its state in checkpoints, DataflowRunner in the
+    cloud, where the job runs on by itself.
     """
     with _failures(given["debug"], "the next start reads what is missing"):
         from adtally.pipelines import stream as runs
+        from adtally.pipelines.dataflow_cli import launch
         from adtally.pipelines.stream_cli import attend, request_of
         from adtally.runners.unbounded import RESTORE_SECONDS, SETTLE_SECONDS, settle
 
@@ -140,6 +143,9 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
             outcome = runs.read_up_to_now(request, given["runner"], _watch(console, given))
             _show(outcome, console)
             _limit_dead_letters(outcome.report, given["max_dead_letter_ratio"])
+            return
+        if request.dataflow is not None:
+            launch(request, request.dataflow, console)
             return
         job, result = runs.stream(request)
         console.print(f"output   {job.output}", soft_wrap=True)

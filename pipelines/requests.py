@@ -87,19 +87,29 @@ def _rules(given: str | None, known: dict[str, str]) -> tuple[str, Ruleset]:
     return path, ruleset
 
 
+def goes_on(given: dict[str, Any]) -> tuple[str, str] | None:
+    """The saved state that a stream goes on from, and its option; None where it begins anew."""
+    if given["flink_savepoint"]:
+        return "savepoint", "--flink-savepoint"
+    if given["dataflow_update"]:
+        return "running job", "--dataflow-update"
+    return None
+
+
 def stream_settings_for(given: dict[str, Any]) -> Settings:
-    """Settings of a stream: groups are fewer, and those of a savepoint stay as they are.
+    """Settings of a stream: groups are fewer, and those of saved state stay as they are.
 
     Raises:
         ConfigError: a setting cannot work.
     """
     known = (read_manifest(absolute(given["output"])) or {}).get("stream_shards")
     shards = given["shards"] or known or STREAM_SHARDS
-    if given["flink_savepoint"] and known is not None and shards != known:
+    saved = goes_on(given)
+    if saved and known is not None and shards != known:
         raise ConfigError(
-            f"--shards {shards} does not fit the savepoint, whose windows are cut into {known}: "
+            f"--shards {shards} does not fit the {saved[0]}, whose windows are cut into {known}: "
             f"an advertiser would be counted in two parts, and one of them lost. Leave --shards "
-            f"out, or start without --flink-savepoint."
+            f"out, or start without {saved[1]}."
         )
     return settings_for({**given, "shards": shards})
 

@@ -82,6 +82,7 @@ def read_of(source: str, given: dict[str, Any], start_ms: int, stop_ms: int | No
     """
     from adtally.io import kinesis, pubsub
     from adtally.pipelines.job import ConfigError
+    from adtally.runners.dataflow import NAME as DATAFLOW
 
     lag = given["watermark_lag"]
     try:
@@ -96,6 +97,7 @@ def read_of(source: str, given: dict[str, Any], start_ms: int, stop_ms: int | No
                 start_ms=start_ms,
                 readers=given["readers"] or pubsub.READERS,
                 watermark_lag_seconds=lag,
+                service=given["runner"] == DATAFLOW,
             )
         return kinesis.ReadFromKinesis(
             parse_kinesis(source, given["kinesis_region"], given["kinesis_endpoint"]),

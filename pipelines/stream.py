@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from adtally.io.alerts import AlertSink
     from adtally.io.elasticsearch import ElasticsearchConfig
     from adtally.io.pubsub_publisher import Topic
+    from adtally.runners.dataflow import DataflowConfig
 
 RESTART_MARGIN_MS: Final = 600_000
 """Read again before the point where reading has to begin after a start without state: events may
@@ -62,6 +63,7 @@ class StreamRequest:
         alerts: where alerts go; None for nowhere.
         alert_spec: what they tell.
         letter_topic: where dead letters are sent, beside their files; None for nowhere.
+        dataflow: how the job runs there; None for other runners.
         arguments: Beam options, with the runner.
     """
 
@@ -81,11 +83,25 @@ class StreamRequest:
     explicit: bool = False
     stateless: bool = True
     tolerant: bool = False
+    dataflow: DataflowConfig | None = None
     arguments: tuple[str, ...] = ()
 
 
 def prepare(request: StreamRequest) -> Job:
     """Settle an output's manifest and where reading begins; nothing is read yet.
+
+    Raises:
+        ConfigError: a setting cannot work.
+    """
+    job = planned(request)
+    settle_manifest(job)
+    subscriptions.note_begin(job.reads, job.output, now_ms())
+    leave_views(job)
+    return job
+
+
+def planned(request: StreamRequest) -> Job:
+    """The job that was asked for, with where reading begins; nothing is written.
 
     Raises:
         ConfigError: a setting cannot work.
@@ -98,7 +114,7 @@ def prepare(request: StreamRequest) -> Job:
     output = checked_output(request.output)
     job_id = f"{STREAM_PREFIX}{uuid.uuid4().hex[:12]}"
     reads = tuple(of_run(read, job_id) for read in settled_reads(request, output))
-    job = Job(
+    return Job(
         output=output,
         blocks=(),
         settings=request.settings,
@@ -117,16 +133,15 @@ def prepare(request: StreamRequest) -> Job:
         alert_spec=told_from(request.alert_spec, reads, request.settings),
         letter_topic=request.letter_topic,
     )
-    settle_manifest(job)
-    subscriptions.note_begin(job.reads, output, now_ms())
-    leave_views(job)
-    return job
 
 
 def stream(request: StreamRequest) -> tuple[Job, Any]:
     """Start a stream; returns its job and Beam's result."""
     from adtally.pipelines.backfill import check_elasticsearch
+    from adtally.runners.dataflow import check_running
 
+    if request.dataflow is not None and request.dataflow.update:
+        check_running(list(request.arguments), request.dataflow.job_name)
     job = prepare(request)
     check_elasticsearch(job)
     if job.alerts is not None:
@@ -137,6 +152,11 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
         _LOG.info("reading stream=%s from=%s job=%s", address(read), _shown(read.start_ms), job.id)
     subscriptions.begin(job.reads)
     return job, start(partial(build, job=job), request.arguments)
+
+
+def dry_run(request: StreamRequest) -> Any:
+    """Build a stream's graph for Dataflow, as Beam would send it; nothing is sent or written."""
+    return start(partial(build, job=planned(request)), request.arguments).job
 
 
 def read_up_to_now(request: StreamRequest, runner: str, watch: Watch) -> Outcome:

@@ -11,8 +11,8 @@ import click
 
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.options import Duration, Instant, options
+from adtally.pipelines.runner_options import runner_arguments, runner_options
 from adtally.pipelines.sources import letter_topic, read_of, read_options
-from adtally.runners.flink import LEAST_PARALLELISM
 
 LOG_SECONDS: Final = 10.0
 TIP: Final = "LATEST"
@@ -78,33 +78,7 @@ stream_options = options(
         metavar="pubsub://projects/P/topics/T",
         help="Send dead letters to a topic as well as to files.",
     ),
-    click.option("--prism", help="Prism's binary.  [default: found, or built with Go]"),
-    click.option("--flink-job-endpoint", help="HOST:PORT of Beam's job server for Flink."),
-    click.option("--flink-artifact-endpoint", default="", help="HOST:PORT of its artifacts."),
-    click.option(
-        "--flink-environment",
-        default="",
-        help="HOST:PORT of an SDK worker pool beside each TaskManager.  [default: workers here]",
-    ),
-    click.option(
-        "--flink-parallelism",
-        type=click.IntRange(min=LEAST_PARALLELISM),
-        default=LEAST_PARALLELISM,
-        show_default=True,
-        help="Slots that the job takes.",
-    ),
-    click.option(
-        "--flink-workers",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="SDK worker processes beside each TaskManager; 0 for one less than its cores.",
-    ),
-    click.option("--flink-checkpoint-every", type=Duration(), default=10, show_default=True),
-    click.option("--flink-state-backend", default="", help="hashmap or rocksdb."),
-    click.option("--flink-checkpoint-folder", default="", help="URI for checkpoints."),
-    click.option("--flink-savepoint", default="", help="Begin from this savepoint or checkpoint."),
-    click.option("--detach", is_flag=True, help="Return once the job runs (Flink)."),
+    runner_options,
 )
 
 
@@ -116,8 +90,9 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     """
     from adtally.io.kinesis_shards import TRIM_HORIZON
     from adtally.pipelines.backfill import now_ms
+    from adtally.pipelines.dataflow_cli import check_reach, dataflow_of
     from adtally.pipelines.job import ConfigError
-    from adtally.pipelines.requests import stream_settings_for
+    from adtally.pipelines.requests import goes_on, stream_settings_for
     from adtally.pipelines.stream import StreamRequest
     from adtally.transforms.mapping import identity_mapping, load_mapping
 
@@ -130,7 +105,8 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     reads = tuple(read_of(source, given, start, stop) for source in given["sources"])
     settings = stream_settings_for(given)
     alerts, alert_spec = alerts_of(given, settings.ruleset.quotas)
-    return StreamRequest(
+    dataflow = dataflow_of(given, beam_arguments)
+    request = StreamRequest(
         reads=reads,
         output=given["output"],
         settings=settings,
@@ -143,63 +119,15 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         alerts=alerts,
         alert_spec=alert_spec,
         letter_topic=letter_topic(given),
-        resume=given["start"] is None and not given["flink_savepoint"],
+        resume=given["start"] is None and not goes_on(given),
         explicit=given["start"] is not None,
         stateless=given["runner"] in ("DirectRunner", "PrismRunner"),
         tolerant=given["on_data_loss"] != "fail",
-        arguments=(*runner_arguments(given), *beam_arguments),
+        dataflow=dataflow,
+        arguments=(*runner_arguments(given, dataflow), *beam_arguments),
     )
-
-
-def runner_arguments(given: dict[str, Any]) -> list[str]:
-    """Beam options of the runner that was chosen.
-
-    Raises:
-        ConfigError: it lacks what it needs.
-    """
-    from adtally.pipelines.job import ConfigError
-    from adtally.runners.flink import FlinkConfig
-    from adtally.runners.prism import prism_arguments
-
-    runner = given["runner"]
-    if given["detach"] and not (runner == "FlinkRunner" and given["flink_environment"]):
-        raise ConfigError(
-            "--detach ends this process, and with it the stream: its workers run in here. Give it "
-            "with --runner FlinkRunner and --flink-environment HOST:PORT of an SDK worker pool."
-        )
-    if given["flink_savepoint"] and runner != "FlinkRunner":
-        raise ConfigError(f"--flink-savepoint is of no use to --runner {runner}; leave it out.")
-    if given["stop_at"] is not None:
-        if runner != "DirectRunner":
-            raise ConfigError(
-                f"--stop-at is a bounded read, which --runner {runner} has not been made for; "
-                f"leave --runner out, and it runs on the DirectRunner."
-            )
-        return []
-    if runner in ("DirectRunner", "PrismRunner"):
-        return prism_arguments(given["prism"])
-    if runner != "FlinkRunner":
-        return [f"--runner={runner}"]
-    if not given["flink_job_endpoint"]:
-        raise ConfigError(
-            "--runner FlinkRunner needs --flink-job-endpoint HOST:PORT of Beam's job server; "
-            "'adtally local up --only flink' starts one on this machine and says where."
-        )
-    try:
-        config = FlinkConfig(
-            job_endpoint=given["flink_job_endpoint"],
-            artifact_endpoint=given["flink_artifact_endpoint"],
-            environment=given["flink_environment"],
-            parallelism=given["flink_parallelism"],
-            checkpoint_seconds=given["flink_checkpoint_every"],
-            state_backend=given["flink_state_backend"],
-            checkpoint_folder=given["flink_checkpoint_folder"],
-            savepoint=given["flink_savepoint"],
-            workers=given["flink_workers"],
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return config.arguments()
+    check_reach(request)
+    return request
 
 
 def attend(result: Any, quiet: bool) -> None:

@@ -17,6 +17,7 @@ import msgspec
 import polars as pl
 
 from adtally.io import schema
+from adtally.io.files import read_bytes
 
 TEXT_TIME_FORMATS: Final = ("rfc3339",)
 EPOCH_UNITS: Final = {"epoch_s": 1_000, "epoch_ms": 1, "epoch_us": -1_000}
@@ -112,8 +113,8 @@ def load_mapping(path: str | Path) -> Mapping:
         MappingError: it cannot be read, or a rule is wrong; says where and what to write.
     """
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
+        data = read_bytes(str(path))
+    except (OSError, ValueError) as error:  # ValueError: a scheme Beam does not know
         raise MappingError(f"mapping {str(path)!r} cannot be read: {error}") from error
     return parse_mapping(data, str(path))
 

@@ -225,7 +225,7 @@ def test_a_stream_keeps_its_number_of_groups_or_starts_afresh(prism: str, tmp_pa
 
 
 def test_another_runner_is_handed_on_to_beam(prism: str) -> None:
-    assert requested(prism, "--runner", "DataflowRunner").arguments == ("--runner=DataflowRunner",)
+    assert requested(prism, "--runner", "SparkRunner").arguments == ("--runner=SparkRunner",)
 
 
 # Where reading begins.
