@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from apache_beam.io.filesystems import FileSystems
-
 from adtally.io.decompress import EXPANSION, SUFFIXES
+from adtally.io.files import find
 
 BLOCK_BYTES: Final = 64 << 20
 """Uncompressed bytes of a block: the unit of work of one worker, and of one event-log file."""
@@ -97,7 +96,7 @@ def describe(path: str, stored_bytes: int, *, named: bool) -> LogFile | None:
 
 
 def list_files(inputs: Sequence[str]) -> tuple[list[LogFile], list[str]]:
-    """Find the files behind paths, directories and patterns, through Beam's filesystems.
+    """Find the files behind paths, directories and patterns, on disk and in object stores.
 
     Returns:
         The files in order of their address, each once, and the paths passed over because their
@@ -162,8 +161,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _listing(pattern: str) -> list[tuple[str, int]]:
-    result = FileSystems.match([pattern])[0]
-    return [(item.path, item.size_in_bytes) for item in result.metadata_list]
+    return [(entry.path, entry.size) for entry in find(pattern)]
 
 
 def pack(files: Iterable[LogFile], block_bytes: int = BLOCK_BYTES) -> list[Block]:

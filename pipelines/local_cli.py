@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from adtally.pipelines.options import options
 if TYPE_CHECKING:
     from adtally.runners.local.stack import State
 
-SERVERS = ("elasticsearch", "kinesis", "s3", "flink")
+SERVERS = ("elasticsearch", "kinesis", "s3", "gcs", "flink")
 
 _which = options(
     click.option(
@@ -52,10 +53,10 @@ class Port(click.ParamType):
 
 @click.group()
 def local() -> None:
-    """Real servers on this machine: Elasticsearch, Kinesis, S3, and a Flink cluster.
+    """Real servers on this machine: Elasticsearch, Kinesis, S3, GCS, and a Flink cluster.
 
-    They need Java, Maven and Node.js; everything else is fetched from package registries, once.
-    They listen on 127.0.0.1 alone.
+    They need Java, Maven and Node.js, and GCS needs Go; everything else is fetched from package
+    registries, once. They listen on 127.0.0.1 alone.
     """
 
 
@@ -72,14 +73,17 @@ def local() -> None:
 def up(
     folder: Path, only: str | None, ports: tuple[tuple[str, int], ...], streams: tuple[str, ...]
 ) -> None:
-    """Start what does not run, wait until it answers, and say how to use it. Safe to repeat."""
+    """Start what does not run, wait until it answers, and say how to use it. Safe to repeat.
+
+    Without Go, GCS is left out unless --only names it.
+    """
     from adtally.runners.local.kinesis_server import make_stream
     from adtally.runners.local.service import MissingSystemPart, ServiceFailed
     from adtally.runners.local.stack import Stack
 
     console = Console(stderr=True)
     try:
-        state = Stack(folder).up(_servers(only), dict(ports), console.print)
+        state = Stack(folder).up(_possible(only, console.print), dict(ports), console.print)
     except (MissingSystemPart, ServiceFailed) as error:
         sys.exit(f"adtally: {error}")
     for stream in streams:
@@ -126,6 +130,17 @@ def _servers(only: str | None) -> tuple[str, ...]:
     return chosen
 
 
+def _possible(only: str | None, told: Callable[[str], None]) -> tuple[str, ...]:
+    """The servers that were asked for; of all of them, GCS only if it is there or can be built."""
+    from adtally.runners.local import gcs_server
+
+    servers = _servers(only)
+    if only is None and (missing := gcs_server.missing()):
+        told(f"gcs is left out. {missing}")
+        return tuple(name for name in servers if name != "gcs")
+    return servers
+
+
 def _show(state: State) -> bool:
     """Print a table; returns whether all is up."""
     table = Table(box=None)
@@ -147,6 +162,21 @@ def _say_how(state: State, streams: list[str]) -> None:
     source = streams[0] if streams else "STREAM"
     lines = ["export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local"]
     command = ["adtally stream --output out"]
+    if "gcs" in up:
+        lines += [
+            "# gs:// as --input and --output; make buckets with Google's client or",
+            f'# curl -X POST -H content-type:application/json -d \'{{"name":"BUCKET"}}\' '
+            f"http://127.0.0.1:{state.ports['gcs']}/storage/v1/b",
+            f"export STORAGE_EMULATOR_HOST=http://127.0.0.1:{state.ports['gcs']}",
+        ]
+    if "s3" in up:
+        s3 = f"http://127.0.0.1:{state.ports['s3']}"
+        lines += [
+            "# s3:// as --input and --output; make buckets with an S3 client or",
+            f"# curl -X PUT {s3}/BUCKET",
+            f"# adtally backfill --input s3://BUCKET/logs/ --output s3://BUCKET/out "
+            f"--s3_endpoint_url={s3}",
+        ]
     if "kinesis" in up:
         kinesis = (
             f"--kinesis-region us-east-1 "
