@@ -6,12 +6,14 @@ when it is thrown away, so a writer that fails half-way leaves half an object un
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
+import tenacity
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from adtally.io.objects import Entry, given_settings, split, storage_options
@@ -24,6 +26,9 @@ RETRY_SECONDS: Final = 120.0
 
 _PART_BYTES: Final = 16 << 20
 """Of an upload; the client holds one in memory, and would take 100 MB."""
+
+_UPLOADS: Final = 3
+"""Of one object, from the beginning, where the one before was lost."""
 
 _LISTED: Final = "items(name,size,updated),nextPageToken"
 
@@ -44,20 +49,54 @@ def open_object(path: str) -> BinaryIO:
 def upload(file: BinaryIO, path: str) -> None:
     """Write an object that appears under its name when all of it is there.
 
-    Up to 8 MB go in one request, larger ones in parts, of which none is seen before the last.
+    Up to 8 MB go in one request, larger ones in parts, of which none is seen before the last. The
+    store is told the checksum before, and refuses what does not have it.
 
     Raises:
         OSError: nothing was written; says why.
     """
     size = file.seek(0, os.SEEK_END)
+    checksum = _checksum(file)
     with _told(f"{path} was not written"):
-        _blob(path, chunk_size=_PART_BYTES).upload_from_file(
-            file,
-            rewind=True,
-            size=size,
-            content_type="application/octet-stream",
-            retry=_retry(),
-        )
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_begin_again),
+            stop=tenacity.stop_after_attempt(_UPLOADS),
+            wait=tenacity.wait_random(0.1, 1),
+            reraise=True,
+        ):
+            with attempt:
+                _blob(path, chunk_size=_PART_BYTES).upload_from_file(
+                    file,
+                    rewind=True,
+                    size=size,
+                    content_type="application/octet-stream",
+                    retry=_retry(),
+                    crc32c_checksum_value=checksum,
+                )
+
+
+def _checksum(file: BinaryIO) -> str:
+    """CRC32C of a file, as the store writes it."""
+    import google_crc32c
+
+    file.seek(0)
+    found = google_crc32c.Checksum()
+    for _ in found.consume(file, 1 << 20):
+        pass
+    return base64.b64encode(found.digest()).decode()
+
+
+def _begin_again(error: BaseException) -> bool:
+    """Whether an upload in parts is lost, and a new one may do: the store forgot it, or mixed it up.
+
+    Google asks for that after 404 and 410.
+    """
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.cloud.storage.exceptions import DataCorruption
+
+    if isinstance(error, GoogleAPICallError):
+        return error.code in (404, 410)
+    return isinstance(error, DataCorruption)
 
 
 def entries(prefix: str) -> Iterator[Entry]:

@@ -34,7 +34,7 @@ def open_object(path: str) -> BinaryIO:
     """
     from apache_beam.io.aws.s3io import S3IO
 
-    own = copying.copy(_client(_settings()))  # it remembers where in which object it reads
+    own = copying.copy(_client())  # it remembers where in which object it reads
     file: BinaryIO = S3IO(client=own).open(path, "rb")
     return file
 
@@ -132,18 +132,19 @@ def _told(what: str) -> Iterator[None]:
         raise OSError(f"{what}: {error}") from error
 
 
-def _settings() -> str:
-    """Beam's options for S3."""
-    return given_settings(S3Options, prefix="s3_")
-
-
 def _boto3() -> Any:
-    return _client(_settings()).client
+    return _client().client
+
+
+def _client() -> Any:
+    mode = os.environ.get("AWS_RETRY_MODE", "standard")
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+    return _made_client(given_settings(S3Options, prefix="s3_"), mode, attempts)
 
 
 @functools.lru_cache(maxsize=4)
-def _client(settings: str) -> Any:
-    """Beam's client of these settings; what it makes calls with may be shared by threads.
+def _made_client(settings: str, mode: str, attempts: int) -> Any:
+    """Beam's client of Beam's options for S3; what it makes calls with may be shared by threads.
 
     Beam's own gives a request five attempts and some seconds, too few for a bucket that is slowed
     down (503 SlowDown), so it gets another one.
@@ -154,8 +155,6 @@ def _client(settings: str) -> Any:
 
     given = json.loads(settings)
     made = boto3_client.Client(given)
-    attempts: dict[str, Any] = {"mode": os.environ.get("AWS_RETRY_MODE", "standard")}
-    attempts["total_max_attempts"] = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
     made.client = boto3.session.Session().client(
         "s3",
         region_name=given.get("s3_region_name"),
@@ -166,6 +165,6 @@ def _client(settings: str) -> Any:
         aws_access_key_id=given.get("s3_access_key_id"),
         aws_secret_access_key=given.get("s3_secret_access_key"),
         aws_session_token=given.get("s3_session_token"),
-        config=Config(retries=attempts),
+        config=Config(retries={"mode": mode, "total_max_attempts": attempts}),
     )
     return made

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks: ``path`` with its query; ``size`` is that of the body."""
+    """What a client asks: ``path`` with its query, ``size`` of the body, names of headers in lower
+    case."""
 
     method: str
     path: str
@@ -100,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         size = int(self.headers.get("Content-Length", 0))
-        request = Request(self.command, self.path, size, dict(self.headers.items()))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, size, headers)
         self.owner.seen.append(request)
         fault = self.owner.fault(request)
         if fault is not None:
@@ -112,7 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Refused):
             self._answer(fault.status, [("Content-Type", "application/xml")], fault.body)
             return
-        status, headers, answer = self._asked(body)
+        try:
+            status, headers, answer = self._asked(body)
+        except OSError:  # the server hung up, so the client is told the same
+            self._hang_up()
+            return
         if isinstance(fault, Lost):
             self._hang_up()
             return

@@ -78,9 +78,3 @@ def test_a_store_holds_what_a_disk_would(
     assert rows(again) == second != first
     added = {key for key in store.objects(bucket) if key.endswith(".parquet")} - before.keys()
     assert added and {"generation=1" in key for key in added} == {True}
-
-    # Dead letters that are decoded again move, and come back where they fail again.
-    run("replay", "--output", out, *given)
-    replayed = store.objects(bucket)
-    assert any("dead-letters-replayed/" in key for key in replayed)
-    assert rows(save(replayed, tmp_path / "third") / "a")["event_rows"] == second["event_rows"]
