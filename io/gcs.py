@@ -87,7 +87,7 @@ def _checksum(file: BinaryIO) -> str:
 
 
 def _begin_again(error: BaseException) -> bool:
-    """Whether an upload in parts is lost, and a new one may do: the store forgot it, or mixed it up.
+    """Whether an upload was lost in the store or got mixed up, and a new one may do.
 
     Google asks for that after 404 and 410.
     """

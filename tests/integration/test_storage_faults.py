@@ -128,7 +128,7 @@ def test_what_does_not_pass_leaves_what_was_there(
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Logs, with so much that does not fit that the dead letters go up in parts, and the outcome."""
+    """Logs whose dead letters are so large that they go up in parts, and the outcome."""
     folder = tmp_path_factory.mktemp("faults")
     run("generate", "--events", "600", "--seed", "6", "--hours", "2", "--output", str(folder))
     noise = random.Random(2)
