@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 import tenacity
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from adtally.io.objects import Entry, given_settings, split, storage_options
+from adtally.io.objects import Entry, encryption, given_settings, split, storage_options
 
 SCHEME: Final = "gs"
 EMULATOR_ENV: Final = "STORAGE_EMULATOR_HOST"
@@ -65,7 +65,7 @@ def upload(file: BinaryIO, path: str) -> None:
             reraise=True,
         ):
             with attempt:
-                _blob(path, chunk_size=_PART_BYTES).upload_from_file(
+                _new_blob(path).upload_from_file(
                     file,
                     rewind=True,
                     size=size,
@@ -131,7 +131,7 @@ def copy(source: str, target: str) -> None:
         OSError: nothing was written; says why.
     """
     with _told(f"{source} was not copied to {target}"):
-        made, token = _blob(target), None
+        made, token = _new_blob(target), None
         while True:  # large ones take several calls
             token, _, _ = made.rewrite(_blob(source), token=token, retry=_retry())
             if token is None:
@@ -154,6 +154,10 @@ def delete(paths: Sequence[str]) -> None:
 def _blob(path: str, **more: Any) -> Any:
     bucket, key = split(path)
     return _client(_settings()).bucket(bucket).blob(key, **more)
+
+
+def _new_blob(path: str) -> Any:
+    return _blob(path, chunk_size=_PART_BYTES, kms_key_name=encryption().gcs_kms_key)
 
 
 def _retry() -> Any:

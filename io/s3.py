@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import S3Options
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from adtally.io.objects import Entry, given_settings, split
+from adtally.io.objects import Entry, encryption, given_settings, split
 
 SCHEME: Final = "s3"
 
@@ -51,7 +51,7 @@ def upload(file: BinaryIO, path: str) -> None:
     bucket, key = split(path)
     file.seek(0)
     with _told(f"{path} was not written"):
-        _boto3().upload_fileobj(file, bucket, key)
+        _boto3().upload_fileobj(file, bucket, key, ExtraArgs=_encrypted())
 
 
 def entries(prefix: str) -> Iterator[Entry]:
@@ -93,7 +93,7 @@ def copy(source: str, target: str) -> None:
     from_bucket, from_key = split(source)
     bucket, key = split(target)
     with _told(f"{source} was not copied to {target}"):
-        _boto3().copy({"Bucket": from_bucket, "Key": from_key}, bucket, key)
+        _boto3().copy({"Bucket": from_bucket, "Key": from_key}, bucket, key, ExtraArgs=_encrypted())
 
 
 def delete(paths: Sequence[str]) -> None:
@@ -117,6 +117,16 @@ def delete(paths: Sequence[str]) -> None:
                 raise OSError(
                     f"s3://{bucket}/{failed['Key']} was not removed: {failed.get('Message')}"
                 )
+
+
+def _encrypted() -> dict[str, str]:
+    """Arguments of everything that is written."""
+    wanted = encryption()
+    given = {
+        "ServerSideEncryption": wanted.s3_server_side_encryption,
+        "SSEKMSKeyId": wanted.s3_kms_key_id,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _entry(path: str, size: int, updated: Any) -> Entry:

@@ -12,6 +12,7 @@ from adtally.runners.direct import use_storage
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
+from tests.fault_proxy import FaultProxy
 from tests.nodes import started_flink, started_kinesis, started_node
 from tests.stores import STORES, ObjectStore
 
@@ -74,6 +75,16 @@ def store(
     use_storage(found.arguments(found.url))
     yield found
     use_storage([])
+
+
+@pytest.fixture
+def proxy(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Stands between adtally and the store."""
+    with FaultProxy(store.url) as between:
+        for name, value in store.environment(between.url).items():
+            monkeypatch.setenv(name, value)
+        use_storage(store.arguments(between.url))
+        yield between
 
 
 @pytest.fixture

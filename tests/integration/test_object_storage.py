@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from adtally.io.views import write_views
 from adtally.pipelines.cli import cli
+from tests.fault_proxy import FaultProxy
 from tests.stores import ObjectStore, save
 
 VIEWS = {
@@ -56,14 +57,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
 
 
 def test_a_store_holds_what_a_disk_would(
-    tmp_path: Path, store: ObjectStore, local: tuple[Path, Any, Any]
+    tmp_path: Path, store: ObjectStore, proxy: FaultProxy, local: tuple[Path, Any, Any]
 ) -> None:
     logs, first, second = local
     source, bucket = store.make_bucket(), store.make_bucket()
     for path in logs.rglob("*"):
         if path.is_file():
             store.put(source, f"in/{path.relative_to(logs)}", path.read_bytes())
-    given = store.arguments(store.url)
+    given = (*store.arguments(proxy.url), *store.encryption)
     out = f"{store.scheme}://{bucket}/a"
 
     run("backfill", "--input", f"{store.scheme}://{source}/in/", "--output", out, *given)
@@ -78,3 +79,4 @@ def test_a_store_holds_what_a_disk_would(
     assert rows(again) == second != first
     added = {key for key in store.objects(bucket) if key.endswith(".parquet")} - before.keys()
     assert added and {"generation=1" in key for key in added} == {True}
+    assert store.unencrypted(bucket, proxy.seen) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from click.testing import CliRunner
 from adtally.io import gcs
 from adtally.io.files import atomic_write
 from adtally.pipelines.cli import cli
-from adtally.runners.direct import use_storage
 from tests.fault_proxy import Cut, Fault, FaultProxy, Lost, Refused, Request
 from tests.integration.test_object_storage import rows, run
 from tests.stores import ObjectStore, save
@@ -28,16 +27,6 @@ LARGE = random.Random(1).randbytes(20 << 20)
 """More than both clients send in one request."""
 
 UPLOADS = ("PUT", "POST")
-
-
-@pytest.fixture
-def proxy(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Stands between adtally and the store."""
-    with FaultProxy(store.url) as between:
-        for name, value in store.environment(between.url).items():
-            monkeypatch.setenv(name, value)
-        use_storage(store.arguments(between.url))
-        yield between
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

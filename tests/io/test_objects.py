@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from click.testing import CliRunner
 
 from adtally.io.files import (
     atomic_write,
@@ -16,7 +18,11 @@ from adtally.io.files import (
     open_file,
     read_bytes,
 )
-from tests.stores import ObjectStore
+from adtally.io.objects import EncryptionOptions
+from adtally.pipelines.cli import cli
+from adtally.runners.direct import use_storage
+from tests.fault_proxy import FaultProxy
+from tests.stores import GcsStore, ObjectStore, S3Store
 
 
 @pytest.fixture
@@ -113,3 +119,49 @@ def test_objects_are_moved_and_removed(store: ObjectStore, base: str) -> None:
     assert store.objects(bucket_of(base)) == {"else/where": b"one", "three": b"three"}
     with pytest.raises(OSError, match="not-there was not copied to"):
         move(f"{base}/not-there", f"{base}/x")
+
+
+@pytest.mark.parametrize("size", [10, 20 << 20])
+def test_what_is_written_or_moved_is_encrypted(
+    store: ObjectStore, proxy: FaultProxy, base: str, size: int
+) -> None:
+    use_storage((*store.arguments(proxy.url), *store.encryption))
+    for name in ("one", "two"):
+        with atomic_write(f"{base}/{name}") as file:
+            file.write(b"x" * size)
+    move(f"{base}/two", f"{base}/three")
+    assert store.objects(bucket_of(base)).keys() == {"one", "three"}
+    assert store.unencrypted(bucket_of(base), proxy.seen) == []
+
+
+@pytest.mark.parametrize("kind", ["AES256", "aws:kms", "aws:kms:dsse"])
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_each_encryption_of_s3(store: S3Store, base: str, kind: str) -> None:
+    use_storage((*store.arguments(store.url), f"--s3_server_side_encryption={kind}"))
+    with atomic_write(f"{base}/one") as file:
+        file.write(b"x")
+    head = store.client.head_object(Bucket=bucket_of(base), Key="one")
+    assert head["ServerSideEncryption"] == kind
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--s3_server_side_encryption=AES128", "unknown to S3"),
+        ("--s3_kms_key_id=k", "Give both"),
+        ("--gcs_kms_key=k", "does not name a key"),
+    ],
+)
+def test_an_encryption_that_there_is_not_is_refused(given: str, told: str) -> None:
+    done = CliRunner().invoke(cli, ["backfill", "--input", "x", "--output", "y", given])
+    assert done.exit_code == 2
+    assert told in " ".join(done.output.split())
+    use_storage([])
+
+
+def test_workers_are_told_of_the_encryption() -> None:
+    given = (*S3Store.encryption, *GcsStore.encryption)
+    sent = PipelineOptions(list(given)).get_all_options(drop_default=True)
+    there = PipelineOptions.from_dictionary(sent).view_as(EncryptionOptions)
+    assert there.s3_server_side_encryption == "aws:kms"
+    assert there.s3_kms_key_id and there.gcs_kms_key
