@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Final
 
 from adtally.io.decompress import EXPANSION, SUFFIXES
@@ -82,17 +82,23 @@ def describe(path: str, stored_bytes: int, *, named: bool) -> LogFile | None:
 
     ``named`` says that the user named it (by path or pattern): then any ending is JSON lines.
     """
-    name = PurePosixPath(path).name
+    name = posixpath.basename(path)
     if name.startswith((".", "_")) and not named:
         return None
-    suffix = PurePosixPath(name).suffix.lower()
+    base, suffix = _ending(name)
     if suffix == PARQUET_SUFFIX:
         return LogFile(path, stored_bytes, "parquet", "none")
     compression = SUFFIXES.get(suffix, "none")
-    stem = PurePosixPath(name).stem if compression != "none" else name
-    if named or PurePosixPath(stem).suffix.lower() in JSON_SUFFIXES:
+    if compression != "none":
+        _, suffix = _ending(base)
+    if named or suffix in JSON_SUFFIXES:
         return LogFile(path, stored_bytes, "json", compression)
     return None
+
+
+def _ending(name: str) -> tuple[str, str]:
+    base, suffix = posixpath.splitext(name)
+    return base, suffix.lower()
 
 
 def list_files(inputs: Sequence[str]) -> tuple[list[LogFile], list[str]]:
