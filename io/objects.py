@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -112,10 +114,16 @@ def check_encryption() -> None:
         )
 
 
-def given_settings(*views: Any, prefix: str = "") -> str:
-    """Options that were given, of some classes of options, as a text that can be a key."""
-    found: dict[str, Any] = {}
-    for view in views:
-        found |= storage_options().view_as(view).get_all_options(drop_default=True)
-    wanted = {name: found[name] for name in sorted(found) if name.startswith(prefix)}
-    return json.dumps(wanted, default=str)
+def given_settings(view: Any) -> str:
+    """The options of a class of options, as a text that can be a key."""
+    options = storage_options().view_as(view)
+    found = {name: getattr(options, name) for name in _names(view)}
+    return json.dumps({k: v for k, v in found.items() if v is not None}, default=str)
+
+
+@functools.lru_cache(maxsize=4)
+def _names(view: Any) -> tuple[str, ...]:
+    """Beam would parse all options of all classes, for each object anew."""
+    parser = argparse.ArgumentParser(add_help=False)
+    view._add_argparse_args(parser)
+    return tuple(sorted({action.dest for action in parser._actions}))

@@ -159,7 +159,7 @@ def _boto3() -> Any:
 def _client() -> Any:
     mode = os.environ.get("AWS_RETRY_MODE", "standard")
     attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
-    return _made_client(given_settings(S3Options, prefix="s3_"), mode, attempts)
+    return _made_client(given_settings(S3Options), mode, attempts)
 
 
 @functools.lru_cache(maxsize=4)
