@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import re
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 
-from adtally.io import s3
+from adtally.io import gcs, s3
+from adtally.io.objects import Entry, Store
+
+_STORES: Final[dict[str | None, Store]] = {s3.SCHEME: s3, gcs.SCHEME: gcs}
+"""Those that we reach ourselves; Beam's filesystems reach the rest, and the disk."""
 
 _IN_MEMORY_BYTES: Final = 8 << 20
 """Objects larger than this wait on disk."""
@@ -31,16 +36,17 @@ class AtomicFile:
     """A file that has its name once :meth:`commit` gives it that.
 
     Until then it has a temporary one that ends in ``.tmp``, so no reader's pattern sees it. An
-    object of S3 waits on this machine and is uploaded whole: there is no renaming, an upload that
-    fails leaves nothing, and Beam's own writer would complete one whose writer died. Committing
-    over an existing file replaces it: names come from the identity of the inputs, so a retry or a
-    second run replaces a file with the same content.
+    object of S3 or GCS waits on this machine and is uploaded whole: there is no renaming, an upload
+    that fails leaves nothing, and Beam's own writers would complete one whose writer died.
+    Committing over an existing file replaces it: names come from the identity of the inputs, so a
+    retry or a second run replaces a file with the same content.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._temporary = ""
-        if FileSystems.get_scheme(path) == s3.SCHEME:
+        self._store = _store(path)
+        if self._store:
             self.file: BinaryIO = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115
             return
         folder, name = posixpath.split(path)
@@ -53,12 +59,12 @@ class AtomicFile:
     def commit(self) -> None:
         """Give the file its name; when that fails, nothing is left of it."""
         try:
-            if self._temporary:
+            if self._store:
+                self._store.upload(self.file, self.path)
+                self.file.close()
+            else:
                 self.file.close()
                 FileSystems.rename([self._temporary], [self.path])
-            else:
-                s3.upload(self.file, self.path)
-                self.file.close()
         except BaseException:
             self.abort()
             raise
@@ -86,7 +92,7 @@ def atomic_write(path: str) -> Iterator[BinaryIO]:
 
 def make_folder(folder: str) -> None:
     """Create a folder, its parents too; one that exists is fine, also when made just now."""
-    if not folder or FileSystems.exists(folder):
+    if not folder or _store(folder) or FileSystems.exists(folder):
         return
     try:
         FileSystems.mkdirs(folder)
@@ -95,9 +101,33 @@ def make_folder(folder: str) -> None:
             raise
 
 
+def find(pattern: str) -> list[Entry]:
+    """The files that match a pattern, each once; none is fine.
+
+    ``*`` and ``?`` stand for signs other than a slash, ``**`` for any, ``[...]`` for one of some.
+    Of an object store only what is before the first of them narrows what has to be listed.
+    """
+    store = _store(pattern)
+    if store is None:
+        found = FileSystems.match([pattern])[0].metadata_list
+        return [Entry(one.path, one.size_in_bytes, one.last_updated_in_seconds) for one in found]
+    prefix = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    if prefix == pattern:
+        entry = store.find(pattern)
+        return [entry] if entry else []
+    matches = re.compile(FileSystem.translate_pattern(pattern)).match
+    return [entry for entry in store.entries(prefix) if matches(entry.path)]
+
+
 def list_paths(pattern: str) -> list[str]:
     """Addresses of the files that match a pattern, sorted; none is fine."""
-    return sorted(item.path for item in FileSystems.match([pattern])[0].metadata_list)
+    return sorted(entry.path for entry in find(pattern))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file of this address."""
+    store = _store(path)
+    return store.find(path) is not None if store else bool(FileSystems.exists(path))
 
 
 def read_bytes(path: str) -> bytes:
@@ -126,14 +156,29 @@ def _google_errors(path: str) -> Iterator[None]:
 
 def open_file(path: str) -> BinaryIO:
     """Open a file for reading, not decompressed."""
-    if FileSystems.get_scheme(path) == s3.SCHEME:
-        return s3.open_object(path)
+    store = _store(path)
+    if store:
+        return store.open_object(path)
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
+def move(source: str, target: str) -> None:
+    """Give a file another name; in an object store that is a copy, and then a removal."""
+    store = _store(target)
+    if store is None or store is not _store(source):
+        make_folder(posixpath.dirname(target))
+        FileSystems.rename([source], [target])
+        return
+    store.copy(source, target)
+    store.delete([source])
+
+
 def delete(paths: list[str]) -> None:
-    """Remove files."""
-    if paths:
+    """Remove files of one place."""
+    store = _store(paths[0]) if paths else None
+    if store:
+        store.delete(paths)
+    elif paths:
         FileSystems.delete(paths)
 
 
@@ -142,15 +187,18 @@ def remove_leftovers(folder: str, older_than_seconds: float = LEFTOVER_SECONDS) 
 
     Younger ones may be another run's, such as a live stream's, that is writing just now.
     """
-    (found,) = FileSystems.match([join(folder, "**")])
     before = time.time() - older_than_seconds
     leftovers = [
         entry.path
-        for entry in found.metadata_list
-        if _is_leftover(entry.path) and entry.last_updated_in_seconds < before
+        for entry in find(join(folder, "**"))
+        if _is_leftover(entry.path) and entry.updated < before
     ]
     delete(leftovers)
     return len(leftovers)
+
+
+def _store(path: str) -> Store | None:
+    return _STORES.get(FileSystems.get_scheme(path))
 
 
 def _is_leftover(path: str) -> bool:

@@ -25,6 +25,9 @@ COMMIT_SCHEMA = pa.schema(
 )
 """One row per range ``[from, to)`` that a generation re-tallied whole."""
 
+CLAIMS: Final = "_claims"
+"""Folder of the claims: engines that read a folder as a table pass over names that begin so."""
+
 _STEP_ASIDE_SECONDS: Final = 0.1  # many times what a claim takes on a disk
 
 
@@ -39,7 +42,7 @@ def allocate(output: str) -> int:
     while True:
         taken = [int(posixpath.basename(path).split("-")[0]) for path in _claims(output)]
         number = max(taken, default=0) + 1
-        mine = join(output, "generations", "claims", f"{number}-{uuid.uuid4().hex}")
+        mine = join(output, "generations", CLAIMS, f"{number}-{uuid.uuid4().hex}")
         with atomic_write(mine) as file:
             file.write(b"claimed\n")  # Beam cannot write an object of S3 that is empty
         names = [posixpath.basename(path) for path in _claims(output)]
@@ -49,7 +52,7 @@ def allocate(output: str) -> int:
 
 
 def _claims(output: str) -> list[str]:
-    return list_paths(join(output, "generations", "claims", "[0-9]*-*"))  # without temporary ones
+    return list_paths(join(output, "generations", CLAIMS, "[0-9]*-*"))  # without temporary ones
 
 
 def commit(

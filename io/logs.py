@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Final
 
-from apache_beam.io.filesystems import FileSystems
-
 from adtally.io.decompress import EXPANSION, SUFFIXES
+from adtally.io.files import find
 
 BLOCK_BYTES: Final = 64 << 20
 """Uncompressed bytes of a block: the unit of work of one worker, and of one event-log file."""
@@ -83,21 +82,27 @@ def describe(path: str, stored_bytes: int, *, named: bool) -> LogFile | None:
 
     ``named`` says that the user named it (by path or pattern): then any ending is JSON lines.
     """
-    name = PurePosixPath(path).name
+    name = posixpath.basename(path)
     if name.startswith((".", "_")) and not named:
         return None
-    suffix = PurePosixPath(name).suffix.lower()
+    base, suffix = _ending(name)
     if suffix == PARQUET_SUFFIX:
         return LogFile(path, stored_bytes, "parquet", "none")
     compression = SUFFIXES.get(suffix, "none")
-    stem = PurePosixPath(name).stem if compression != "none" else name
-    if named or PurePosixPath(stem).suffix.lower() in JSON_SUFFIXES:
+    if compression != "none":
+        _, suffix = _ending(base)
+    if named or suffix in JSON_SUFFIXES:
         return LogFile(path, stored_bytes, "json", compression)
     return None
 
 
+def _ending(name: str) -> tuple[str, str]:
+    base, suffix = posixpath.splitext(name)
+    return base, suffix.lower()
+
+
 def list_files(inputs: Sequence[str]) -> tuple[list[LogFile], list[str]]:
-    """Find the files behind paths, directories and patterns, through Beam's filesystems.
+    """Find the files behind paths, directories and patterns, on disk and in object stores.
 
     Returns:
         The files in order of their address, each once, and the paths passed over because their
@@ -162,8 +167,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _listing(pattern: str) -> list[tuple[str, int]]:
-    result = FileSystems.match([pattern])[0]
-    return [(item.path, item.size_in_bytes) for item in result.metadata_list]
+    return [(entry.path, entry.size) for entry in find(pattern)]
 
 
 def pack(files: Iterable[LogFile], block_bytes: int = BLOCK_BYTES) -> list[Block]:

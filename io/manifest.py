@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from apache_beam.io.filesystems import FileSystems
 
-from adtally.io.files import atomic_write, join, read_bytes
+from adtally.io.files import atomic_write, exists, join, read_bytes
 
 MANIFEST_NAME = "adtally.json"
 
@@ -39,7 +38,7 @@ def write_run(output: str, job_id: str, record: dict[str, Any]) -> str:
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    if not FileSystems.exists(path):
+    if not exists(path):
         return None
     try:
         return msgspec.json.decode(read_bytes(path), type=dict[str, Any])

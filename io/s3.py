@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import copy as copying
+import datetime
 import functools
 import json
-from typing import Any, BinaryIO
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final
 
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, S3Options
+from apache_beam.options.pipeline_options import S3Options
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import parse_timestamp
 
-SCHEME = "s3"
+from adtally.io.objects import Entry, encryption, given_settings, split
+
+SCHEME: Final = "s3"
+
+ATTEMPTS: Final = 10
+"""Of each request; waits double up to 20 s, so some 50 s in all. ``AWS_MAX_ATTEMPTS`` sets it."""
+
+_DELETED_AT_ONCE: Final = 1_000  # what S3 takes
+_ABSENT: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 def open_object(path: str) -> BinaryIO:
     """Open an object for reading, as Beam does.
-
-    Args:
-        path: ``s3://bucket/key``.
 
     Raises:
         OSError, apache_beam.io.aws.clients.s3.messages.S3ClientError: it is not there, or cannot be
@@ -27,7 +36,7 @@ def open_object(path: str) -> BinaryIO:
     """
     from apache_beam.io.aws.s3io import S3IO
 
-    own = copy.copy(_client(_settings()))  # it remembers where in which object it reads
+    own = copying.copy(_client())  # it remembers where in which object it reads
     file: BinaryIO = S3IO(client=own).open(path, "rb")
     return file
 
@@ -38,31 +47,148 @@ def upload(file: BinaryIO, path: str) -> None:
     boto3 sends large ones in parts, side by side, tries parts again, and gives the upload up where
     that does not help.
 
-    Args:
-        file: what to write, from its beginning.
-        path: ``s3://bucket/key``.
+    Raises:
+        OSError: nothing was written; says why.
+    """
+    bucket, key = split(path)
+    file.seek(0)
+    with _told(f"{path} was not written"):
+        _boto3().upload_fileobj(file, bucket, key, ExtraArgs=_encrypted())
+
+
+def entries(prefix: str) -> Iterator[Entry]:
+    """Objects whose addresses begin so, a thousand a request.
+
+    Raises:
+        OSError: they cannot be listed; says why.
+    """
+    bucket, key = split(prefix)
+    with _told(f"{prefix} cannot be listed"):
+        for page in _boto3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+            for item in page.get("Contents", ()):
+                yield _entry(f"s3://{bucket}/{item['Key']}", item["Size"], item["LastModified"])
+
+
+def find(path: str) -> Entry | None:
+    """The object of this very address, or None.
+
+    Raises:
+        OSError: that cannot be told; says why.
+    """
+    bucket, key = split(path)
+    with _told(f"{path} cannot be looked for"):
+        try:
+            found = _boto3().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _ABSENT:
+                return None
+            raise
+    return _entry(path, found["ContentLength"], found["LastModified"])
+
+
+def copy(source: str, target: str) -> None:
+    """Write an object as another one has it.
 
     Raises:
         OSError: nothing was written; says why.
     """
-    bucket, _, key = path.removeprefix("s3://").partition("/")
-    file.seek(0)
+    from_bucket, from_key = split(source)
+    bucket, key = split(target)
+    with _told(f"{source} was not copied to {target}"):
+        _boto3().copy({"Bucket": from_bucket, "Key": from_key}, bucket, key, ExtraArgs=_encrypted())
+
+
+def delete(paths: Sequence[str]) -> None:
+    """Remove objects; one that is not there is fine.
+
+    Raises:
+        OSError: names one that is still there, and says why.
+    """
+    by_bucket: dict[str, list[str]] = {}
+    for path in paths:
+        bucket, key = split(path)
+        by_bucket.setdefault(bucket, []).append(key)
+    for bucket, keys in by_bucket.items():
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            some = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
+            with _told(f"objects of s3://{bucket} were not removed"):
+                done = _boto3().delete_objects(
+                    Bucket=bucket, Delete={"Objects": some, "Quiet": True}
+                )
+            for failed in done.get("Errors", ()):
+                raise OSError(
+                    f"s3://{bucket}/{failed['Key']} was not removed: {failed.get('Message')}"
+                )
+
+
+def _time(text: Any) -> datetime.datetime:
+    """A time of an answer. botocore's own parser takes most of the time of a long listing."""
     try:
-        _client(_settings()).client.upload_fileobj(file, bucket, key)
+        return datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
+
+
+def _encrypted() -> dict[str, str]:
+    """Arguments of everything that is written."""
+    wanted = encryption()
+    given = {
+        "ServerSideEncryption": wanted.s3_server_side_encryption,
+        "SSEKMSKeyId": wanted.s3_kms_key_id,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _entry(path: str, size: int, updated: Any) -> Entry:
+    return Entry(path, size, updated.timestamp())
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of boto3 as OSError, with what they mean."""
+    try:
+        yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise OSError(f"{path} was not written: {error}") from error
+        raise OSError(f"{what}: {error}") from error
 
 
-def _settings() -> str:
-    """Beam's options for S3."""
-    options = FileSystems._pipeline_options or PipelineOptions([])
-    given = options.view_as(S3Options).get_all_options(drop_default=True)
-    return json.dumps({name: given[name] for name in sorted(given) if name.startswith("s3_")})
+def _boto3() -> Any:
+    return _client().client
+
+
+def _client() -> Any:
+    mode = os.environ.get("AWS_RETRY_MODE", "standard")
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+    return _made_client(given_settings(S3Options), mode, attempts)
 
 
 @functools.lru_cache(maxsize=4)
-def _client(settings: str) -> Any:
-    """Beam's client of these settings; what it makes calls with may be shared by threads."""
-    from apache_beam.io.aws.clients.s3 import boto3_client
+def _made_client(settings: str, mode: str, attempts: int) -> Any:
+    """Beam's client of Beam's options for S3; what it makes calls with may be shared by threads.
 
-    return boto3_client.Client(json.loads(settings))
+    Beam's own gives a request five attempts and some seconds, too few for a bucket that is slowed
+    down (503 SlowDown), so it gets another one.
+    """
+    import boto3
+    import botocore.session
+    from apache_beam.io.aws.clients.s3 import boto3_client
+    from botocore.config import Config
+
+    given = json.loads(settings)
+    made = boto3_client.Client(given)
+    session = botocore.session.get_session()
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_time)
+    made.client = boto3.session.Session(botocore_session=session).client(
+        "s3",
+        region_name=given.get("s3_region_name"),
+        api_version=given.get("s3_api_version"),
+        use_ssl=not given.get("s3_disable_ssl", False),
+        verify=given.get("s3_verify"),
+        endpoint_url=given.get("s3_endpoint_url"),
+        aws_access_key_id=given.get("s3_access_key_id"),
+        aws_secret_access_key=given.get("s3_secret_access_key"),
+        aws_session_token=given.get("s3_session_token"),
+        config=Config(retries={"mode": mode, "total_max_attempts": attempts}),
+    )
+    return made

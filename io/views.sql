@@ -1,7 +1,7 @@
 -- Views over an output of adtally, for DuckDB:  duckdb -init OUTPUT/views.sql
 -- Every count is taken through them: the log is append-only and may hold a row twice, and
--- summaries of a later generation replace those of an earlier one. The WITH clauses are plain
--- SQL; only read_parquet() differs in Athena or Spark.
+-- summaries of a later generation replace those of an earlier one. 'adtally athena' prints views
+-- that mean the same in Athena.
 
 -- Rows of the event log, each record's event once, with its base window and whether it was late.
 CREATE OR REPLACE VIEW event_rows AS

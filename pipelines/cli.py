@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from adtally.pipelines.athena_cli import athena
 from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.options import (
@@ -163,6 +164,7 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
             console.print("ended; the next start reads again from before the oldest open window")
 
 
+cli.add_command(athena)
 cli.add_command(local)
 cli.add_command(feed)
 cli.add_command(profile)

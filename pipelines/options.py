@@ -111,9 +111,13 @@ def ready(ctx: click.Context) -> None:
     Raises:
         click.UsageError: a mistake is not something to pass over.
     """
+    from adtally.io.objects import EncryptionError
     from adtally.runners.direct import unknown_arguments, use_storage
 
-    use_storage(ctx.args)
+    try:
+        use_storage(ctx.args)
+    except EncryptionError as error:
+        raise click.UsageError(str(error)) from error
     for stray in unknown_arguments(ctx.args):
         names = [name for option in ctx.command.params for name in option.opts]
         close = difflib.get_close_matches(stray.split("=")[0], names, 1)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass, replace
 
-from apache_beam.io.filesystems import FileSystems
-
 from adtally.io.event_log import HOUR_MS, hour_of
-from adtally.io.files import join, list_paths, make_folder
+from adtally.io.files import find, join, list_paths, move
 from adtally.io.logs import Block, LogFile, NoInput, absolute, pack
 from adtally.pipelines.backfill import (
     Outcome,
@@ -71,11 +69,10 @@ def replay(request: Request, dead_letters: str, watch: Watch) -> Replayed:
 
 
 def _blocks(folder: str, block_bytes: int) -> tuple[Block, ...]:
-    found = FileSystems.match([join(folder, "**")])[0].metadata_list
     files = [
-        LogFile(item.path, item.size_in_bytes, "dead_letters", "gzip")
-        for item in found
-        if item.path.endswith(".jsonl.gz")
+        LogFile(entry.path, entry.size, "dead_letters", "gzip")
+        for entry in find(join(folder, "**"))
+        if entry.path.endswith(".jsonl.gz")
     ]
     if not files:
         raise NoInput(f"there are no dead letters (*.jsonl.gz) below {folder}.")
@@ -95,5 +92,4 @@ def _put_away(blocks: tuple[Block, ...], folder: str) -> None:
     for block in blocks:
         for span in block.spans:
             target = join(base, span.file.path.removeprefix(folder).lstrip("/"))
-            make_folder(posixpath.dirname(target))
-            FileSystems.rename([span.file.path], [target])
+            move(span.file.path, target)

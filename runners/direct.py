@@ -12,6 +12,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from adtally.io.objects import check_encryption
 from adtally.runners.interrupts import interruptible
 
 NAME = "DirectRunner"
@@ -65,8 +66,12 @@ def use_storage(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: Beam options as on its command line.
+
+    Raises:
+        EncryptionError: they ask for an encryption that there is not.
     """
     FileSystems.set_options(PipelineOptions(list(arguments)))
+    check_encryption()
 
 
 def unknown_arguments(arguments: Sequence[str]) -> list[str]:

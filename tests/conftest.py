@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from adtally.runners.direct import use_storage
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
 from adtally.runners.local.pubsub_server import PubSubServer
+from tests.fault_proxy import FaultProxy
 from tests.nodes import started_flink, started_kinesis, started_node, started_pubsub
+from tests.stores import STORES, ObjectStore
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("adtally", deadline=None)
@@ -51,6 +54,46 @@ def pubsub_server() -> Iterator[PubSubServer]:
     server = started_pubsub()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Callable[[str], ObjectStore]]:
+    """Gives the store of a scheme, shared by the session; tests keep apart by bucket."""
+    running: dict[str, ObjectStore] = {}
+
+    def of(scheme: str) -> ObjectStore:
+        if scheme not in running:
+            running[scheme] = STORES[scheme]()
+        return running[scheme]
+
+    yield of
+    for store in running.values():
+        store.stop()
+
+
+@pytest.fixture(params=list(STORES))
+def store(
+    request: pytest.FixtureRequest,
+    object_store: Callable[[str], ObjectStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[ObjectStore]:
+    """Each object store in turn, as the one that adtally uses."""
+    found = object_store(request.param)
+    for name, value in found.environment(found.url).items():
+        monkeypatch.setenv(name, value)
+    use_storage(found.arguments(found.url))
+    yield found
+    use_storage([])
+
+
+@pytest.fixture
+def proxy(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Stands between adtally and the store."""
+    with FaultProxy(store.url) as between:
+        for name, value in store.environment(between.url).items():
+            monkeypatch.setenv(name, value)
+        use_storage(store.arguments(between.url))
+        yield between
 
 
 @pytest.fixture

@@ -1,35 +1,98 @@
-"""A Cloud Storage server on this machine: an emulator, in memory."""
+"""A Google Cloud Storage server on this machine: fake-gcs-server, a Go program, in memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from typing import Final
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Final
 
-from adtally.runners.local.service import MissingSystemPart, Service, answers
+from adtally.runners.local.service import (
+    MissingSystemPart,
+    Service,
+    answers,
+    cache_folder,
+)
 
-BUCKET: Final = "my-bucket"
-"""The bucket that it begins with."""
+VERSION: Final = "1.56.1"
+_MODULE: Final = "github.com/fsouza/fake-gcs-server"
+_LOG = logging.getLogger(__name__)
+
+
+def missing() -> str:
+    """What is missing for the server, in words; empty where nothing is."""
+    if _cached(VERSION).is_file() or shutil.which("go"):
+        return ""
+    return (
+        "Google Cloud Storage on this machine needs Go 1.21 or newer on the PATH, once, to build "
+        "fake-gcs-server. Debian 12 has an older one: install Go's own release."
+    )
+
+
+def install(version: str = VERSION) -> Path:
+    """Build the program with Go, once; returns it. Safe to repeat and to run twice at a time.
+
+    Raises:
+        MissingSystemPart: without Go, or where it cannot be built, with the end of what Go said.
+    """
+    target = _cached(version)
+    if target.is_file():
+        return target
+    if missing():
+        raise MissingSystemPart(missing())
+    _LOG.info("building fake-gcs-server %s with Go, once; this takes some minutes", version)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gcs-") as scratch:
+        done = subprocess.run(
+            ["go", "install", f"{_MODULE}@v{version}"],
+            env={**os.environ, "GOBIN": scratch},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise MissingSystemPart(
+                f"fake-gcs-server {version} could not be built, so there is no Google Cloud "
+                f"Storage on this machine:\n{done.stderr[-2_000:]}\nIt needs Go 1.21 or newer."
+            )
+        Path(scratch, "fake-gcs-server").rename(target)
+    return target
+
+
+def _cached(version: str) -> Path:
+    return cache_folder() / f"fake-gcs-server-{version}"
 
 
 class GcsServer(Service):
-    """One server; a context manager that starts and stops it. What it holds ends with it.
-
-    Google's client, and so Beam, goes to it where ``STORAGE_EMULATOR_HOST`` is its ``url``.
-    """
+    """One GCS server; a context manager that starts and stops it. What it holds ends with it."""
 
     name = "gcs"
 
     def command(self) -> list[str]:
-        if importlib.util.find_spec("gcp_storage_emulator") is None:
-            raise MissingSystemPart(
-                "Cloud Storage on this machine needs an emulator: pip install gcp-storage-emulator"
-            )
         return [
-            *(sys.executable, "-m", "gcp_storage_emulator", "start"),
-            *("--host=127.0.0.1", f"--port={self.port}", "--in-memory"),
-            f"--default-bucket={BUCKET}",
+            str(install()),
+            "-backend=memory",
+            "-scheme=http",
+            "-host=127.0.0.1",
+            f"-port={self.port}",
+            f"-public-host=127.0.0.1:{self.port}",
+            f"-external-url={self.url}",
+            "-log-level=warn",
         ]
 
     def healthy(self) -> bool:
-        return answers(f"{self.url}/storage/v1/b/{BUCKET}")
+        return answers(f"{self.url}/_internal/healthcheck")
+
+    def client(self) -> Any:
+        """A client of Google's for this server, without credentials."""
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud.storage import Client
+
+        return Client(
+            project="local",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": self.url},
+        )

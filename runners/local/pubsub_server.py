@@ -13,13 +13,13 @@ from typing import Final
 import xxhash
 
 from adtally.runners.local.service import (
+    MissingSystemPart,
     Service,
     ServiceFailed,
     appearing,
     cache_folder,
     call,
     listens,
-    require,
 )
 
 PROJECT: Final = "local-project"
@@ -28,6 +28,7 @@ EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
 
 RETENTION_SECONDS: Final = 7 * 86_400
 _MODULE: Final = "cloud.google.com/go/pubsub/v2@v2.9.0"
+_PARTS: Final = ("main.go", "go.mod", "go.sum")
 _SOURCES: Final = Path(__file__).parent / "pubsub"
 _MENDED: Final = (
     (
@@ -45,6 +46,16 @@ _MENDED: Final = (
 pull then takes the server down."""
 
 
+def missing() -> str:
+    """What is missing for the server, in words; empty where nothing is."""
+    if _cached().exists() or shutil.which("go"):
+        return ""
+    return (
+        "Pub/Sub on this machine needs Go 1.21 or newer on the PATH, once, to build Google's fake "
+        "server. Debian 12 has an older one: install Go's own release."
+    )
+
+
 def install() -> Path:
     """Build the server with Go, once, which takes a minute or two; returns the binary.
 
@@ -52,19 +63,24 @@ def install() -> Path:
         MissingSystemPart: without Go.
         ServiceFailed: it cannot be built.
     """
-    names = ("main.go", "go.mod", "go.sum")
-    parts = [(_SOURCES / name).read_bytes() for name in names]
-    parts += [_MODULE.encode(), repr(_MENDED).encode()]
-    target = cache_folder() / f"pubsub-{xxhash.xxh3_64_hexdigest(b''.join(parts))}"
+    target = _cached()
     if not target.exists():
-        require(("go",), "Pub/Sub on this machine", "golang-go")
+        if missing():
+            raise MissingSystemPart(missing())
         with appearing(target) as scratch:
             scratch.mkdir()
-            for name in names:
+            for name in _PARTS:
                 shutil.copy(_SOURCES / name, scratch / name)
             _mend(scratch / "pstest")
             call(["go", "build", "-o", "server", "."], cwd=scratch)
     return target / "server"
+
+
+def _cached() -> Path:
+    """Where the server is kept that these sources give."""
+    parts = [(_SOURCES / name).read_bytes() for name in _PARTS]
+    parts += [_MODULE.encode(), repr(_MENDED).encode()]
+    return cache_folder() / f"pubsub-{xxhash.xxh3_64_hexdigest(b''.join(parts))}"
 
 
 def _mend(folder: Path) -> None:

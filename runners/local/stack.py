@@ -21,7 +21,9 @@ import psutil
 
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
+from adtally.runners.local.gcs_server import GcsServer
 from adtally.runners.local.kinesis_server import KinesisServer
+from adtally.runners.local.pubsub_server import PubSubServer
 from adtally.runners.local.s3_server import S3Server
 from adtally.runners.local.service import (
     POLL_SECONDS,
@@ -32,9 +34,23 @@ from adtally.runners.local.service import (
     require_free,
 )
 
-PORTS: Final = {"elasticsearch": 9200, "kinesis": 4567, "s3": 5000, "flink": 8081}
+PORTS: Final = {
+    "elasticsearch": 9200,
+    "kinesis": 4567,
+    "pubsub": 8085,
+    "s3": 5000,
+    "gcs": 4443,
+    "flink": 8081,
+}
 """The servers of the stack, and the ports that they take when those are free."""
 
+_SINGLE: Final[dict[str, Callable[..., Service]]] = {
+    "elasticsearch": ElasticsearchNode,
+    "kinesis": KinesisServer,
+    "pubsub": PubSubServer,
+    "s3": S3Server,
+    "gcs": GcsServer,
+}
 STOP_SECONDS: Final = 30.0
 RELEASE_SECONDS: Final = 5.0
 
@@ -141,18 +157,12 @@ class Stack:
 
     def _start(self, server: str, port: int, state: State) -> list[tuple[str, Service]]:
         data = self.folder / server
-        service: Service
         if server == "flink":
             cluster = FlinkCluster(data, port, slots=4, detached=True)
             cluster.start()
             state.flink_arguments = cluster.arguments()
             return [(service.data.name, service) for service in cluster.services]
-        if server == "elasticsearch":
-            service = ElasticsearchNode(data, port, detached=True)
-        elif server == "kinesis":
-            service = KinesisServer(data, port, detached=True)
-        else:
-            service = S3Server(data, port, detached=True)
+        service = _SINGLE[server](data, port, detached=True)
         service.start()
         return [(service.name, service)]
 

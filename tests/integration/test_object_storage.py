@@ -1,8 +1,7 @@
-"""Backfill from and to S3, on a server of this machine, beside the same on disk, row by row."""
+"""Backfill from and to object stores of this machine, beside the same on disk, row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from click.testing import CliRunner
 
 from adtally.io.views import write_views
 from adtally.pipelines.cli import cli
-from adtally.runners.local.s3_server import S3Server
-from tests import streams
+from tests.fault_proxy import FaultProxy
+from tests.stores import ObjectStore, save
 
 VIEWS = {
     "event_rows": "* EXCLUDE (source, arrived_at)",
@@ -25,14 +24,6 @@ VIEWS = {
     "dead_letters": "error_type, position, payload",
 }
 HOUR = ("--from", "2026-03-01T00:00:00Z", "--to", "2026-03-01T01:00:00Z")
-
-
-@pytest.fixture
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    for name, value in streams.AWS.items():
-        monkeypatch.setenv(name, value)
-    with S3Server(tmp_path / "s3") as server:
-        yield server
 
 
 def run(*arguments: str) -> None:
@@ -52,41 +43,40 @@ def rows(output: Path) -> dict[str, list[Any]]:
     }
 
 
-def copied(client: Any, bucket: str, folder: Path) -> Path:
-    """The objects of a bucket, as files."""
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        for entry in page.get("Contents", []):
-            path = folder / entry["Key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(bucket, entry["Key"], str(path))
-    return folder
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """Logs, and what a disk holds of them: after a backfill, and with an hour tallied again."""
+    folder = tmp_path_factory.mktemp("local")
+    run("generate", "--events", "1500", "--seed", "5", "--hours", "1", "--output", str(folder))
+    logs, out = folder / "logs", str(folder / "out")
+    run("backfill", "--input", str(logs), "--output", out)
+    first = rows(folder / "out")
+    assert first["event_rows"] and first["dead_letters"] and first["flags"]
+    run("backfill", "--input", f"{out}/events", "--output", out, *HOUR)
+    return logs, first, rows(folder / "out")
 
 
-def test_s3_holds_what_a_disk_would(tmp_path: Path, s3: S3Server) -> None:
-    made = tmp_path / "made"
-    run("generate", "--events", "1500", "--seed", "5", "--hours", "1", "--output", str(made))
-    client = streams.aws_client("s3", s3.url)
-    for bucket in ("logs", "out"):
-        client.create_bucket(Bucket=bucket)
-    for path in (made / "logs").rglob("*"):
+def test_a_store_holds_what_a_disk_would(
+    tmp_path: Path, store: ObjectStore, proxy: FaultProxy, local: tuple[Path, Any, Any]
+) -> None:
+    logs, first, second = local
+    source, bucket = store.make_bucket(), store.make_bucket()
+    for path in logs.rglob("*"):
         if path.is_file():
-            client.upload_file(str(path), "logs", f"in/{path.relative_to(made / 'logs')}")
-    endpoint = f"--s3_endpoint_url={s3.url}"
+            store.put(source, f"in/{path.relative_to(logs)}", path.read_bytes())
+    given = (*store.arguments(proxy.url), *store.encryption)
+    out = f"{store.scheme}://{bucket}/a"
 
-    local = tmp_path / "local"
-    run("backfill", "--input", str(made / "logs"), "--output", str(local))
-    run("backfill", "--input", "s3://logs/in/", "--output", "s3://out/a", endpoint)
-    there = copied(client, "out", tmp_path / "first") / "a"
-    assert rows(there) == rows(local)
-    assert rows(there)["event_rows"] and rows(there)["dead_letters"] and rows(there)["flags"]
+    run("backfill", "--input", f"{store.scheme}://{source}/in/", "--output", out, *given)
+    before = store.objects(bucket)
+    there = save(before, tmp_path / "first") / "a"
+    assert rows(there) == first
     assert not [path for path in there.rglob("*") if path.suffix == ".tmp"]
 
     # An hour tallied again is a generation of its own.
-    run("backfill", "--input", "s3://out/a/events", "--output", "s3://out/a", *HOUR, endpoint)
-    run("backfill", "--input", str(local / "events"), "--output", str(local), *HOUR)
-    again = copied(client, "out", tmp_path / "second") / "a"
-    assert rows(again) == rows(local) != rows(there)
-    before = {path.relative_to(there) for path in there.rglob("*.parquet")}
-    after = {path.relative_to(again) for path in again.rglob("*.parquet")}
-    assert before < after
-    assert {"generation=1" in str(path) for path in after - before} == {True}
+    run("backfill", "--input", f"{out}/events", "--output", out, *HOUR, *given)
+    again = save(store.objects(bucket), tmp_path / "second") / "a"
+    assert rows(again) == second != first
+    added = {key for key in store.objects(bucket) if key.endswith(".parquet")} - before.keys()
+    assert added and {"generation=1" in key for key in added} == {True}
+    assert store.unencrypted(bucket, proxy.seen) == []

@@ -70,7 +70,7 @@ class Name:
 
 def test_a_claim_being_written_or_left_over_is_no_claim(tmp_path: Path) -> None:
     assert allocate(str(tmp_path)) == 1
-    claims = tmp_path / "generations" / "claims"
+    claims = tmp_path / "generations" / "_claims"
     (claims / ".7-abc.def.tmp").write_bytes(b"")  # of a run that was killed
     assert allocate(str(tmp_path)) == 2
 

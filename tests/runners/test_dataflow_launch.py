@@ -15,18 +15,20 @@ from typing import Any
 
 import pytest
 
-from adtally.runners.local.gcs_server import BUCKET, GcsServer
+from adtally.runners.local.gcs_server import GcsServer
 from tests.dataflow_service import DataflowService
 from tests.nodes import started
 
 pytestmark = pytest.mark.slow
 
+BUCKET = "my-bucket"
 ARN = "kinesis://arn:aws:kinesis:eu-central-1:123456789012:stream/events"
 
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[GcsServer]:
     server = started(GcsServer())
+    server.client().create_bucket(BUCKET)
     yield server
     server.stop()
 

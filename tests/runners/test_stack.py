@@ -11,6 +11,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from adtally.io.pubsub_client import PubSub, PubSubConfig, connect
 from adtally.pipelines.cli import cli
 from adtally.runners.local.kinesis_server import aws_client
 from adtally.runners.local.service import MissingSystemPart, ServiceFailed, free_port
@@ -109,4 +110,31 @@ def test_the_command_line(tmp_path: Path, stack: Stack) -> None:
     assert run("down")[0] == 0
     assert run("status")[0] == 1
     assert run("up", "--only", "kinesis,redis")[0] == 2
+    code, told = run("up", "--only", "s3", "--topic", "clicks")
+    assert code == 2
+    assert "--topic needs pubsub, which was not started" in told
     assert run("up", "--port", "kinesis=no")[0] == 2
+
+
+def test_pubsub_is_one_of_the_servers(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        folder = tmp_path / "stack"
+        done = CliRunner().invoke(cli, ["local", *arguments, "--folder", str(folder)])
+        return done.exit_code, done.output
+
+    port = free_port()
+    given = ("--only", "pubsub", "--port", f"pubsub={port}", "--topic", "clicks")
+    code, told = run("up", *given)
+    if "needs Go" in told and not os.environ.get("CI"):
+        pytest.skip(told)
+    try:
+        assert code == 0, told
+        assert "--source pubsub://projects/local-project/subscriptions/clicks" in told
+        config = PubSubConfig(
+            "projects/local-project/subscriptions/clicks", "", f"127.0.0.1:{port}"
+        )
+        with connect(config) as client:
+            assert PubSub(config, client).details().topic == "projects/local-project/topics/clicks"
+        assert run("up", *given)[0] == 0, "safe to repeat"
+    finally:
+        assert run("down")[0] == 0
