@@ -62,7 +62,7 @@ def install(version: str = VERSION) -> Path:
     return target
 
 
-def _cached(version: str) -> Path:
+def _cached(version: str = VERSION) -> Path:
     return cache_folder() / f"fake-gcs-server-{version}"
 
 
