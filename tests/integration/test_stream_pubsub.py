@@ -7,6 +7,7 @@ import re
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from google.api_core import exceptions
@@ -14,6 +15,7 @@ from google.api_core import exceptions
 from adtally.pipelines.cli import cli
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
+from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from adtally.runners.local.pubsub_server import PubSubServer
 from tests import sql_oracle, streams, topics
 
@@ -75,6 +77,43 @@ def test_prism_killed_with_all_acknowledged_and_nothing_written_loses_nothing(
         assert streams.in_log(live) == streams.in_log(backfilled)
         dead = streams.views(live).execute("SELECT count(*) FROM dead_letters").fetchall()
         assert dead == sql.execute("SELECT count(*) FROM dead").fetchall()
+
+
+def test_kinesis_and_pubsub_into_one_graph(
+    tmp_path: Path,
+    pubsub_server: PubSubServer,
+    kinesis_server: KinesisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in streams.AWS.items():
+        monkeypatch.setenv(name, value)
+    logs = streams.recent_logs(tmp_path / "made", EVENTS)
+    lines = streams.lines_of(logs)
+    expected = sql_oracle.summaries(streams.oracle(logs), 60)
+    backfilled, live = tmp_path / "backfilled", tmp_path / "live"
+    run("backfill", "--input", str(logs), "--output", str(backfilled), *SETTINGS)
+
+    place = topics.place(pubsub_server, "both")
+    letters = topics.place(pubsub_server, "both-letters")
+    client = streams.create_stream(kinesis_server.url, "both", 2)
+    place.put(lines[0::2])
+    streams.put(client, "both", lines[1::2])
+    given = (
+        *("stream", *place.source, "--source", "kinesis://both", "--kinesis-region", REGION),
+        *("--kinesis-endpoint", kinesis_server.url, "--output", str(live), *SETTINGS),
+        *(*QUICK, *OFTEN, "--dead-letters-to", f"pubsub://{letters.topic.name}"),
+    )
+    with streams.running(*given, log=tmp_path / "stream.log"):
+        streams.until_equal(lambda: streams.stored(live), expected, "Parquet equals SQL")
+        assert streams.in_log(live) == streams.in_log(backfilled)
+        sources = "SELECT DISTINCT split_part(source, ':', 1) FROM event_rows ORDER BY 1"
+        assert streams.views(live).execute(sources).fetchall() == [("kinesis",), ("pubsub",)]
+        wanted = "SELECT payload FROM dead_letters ORDER BY 1"
+        sent = {msgspec.json.decode(one.data)["payload"] for one in topics.drained(letters.open())}
+        assert sorted(sent) == sorted(
+            {row[0] for row in streams.views(live).execute(wanted).fetchall()}
+        )
+        assert sent
 
 
 @pytest.mark.slow
