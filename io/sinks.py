@@ -83,6 +83,10 @@ class _WriteLog(beam.DoFn):
             writer, self._writer = self._writer, None
             writer.close()
 
+    def teardown(self) -> None:
+        if self._writer is not None:  # another step of the bundle failed
+            self._writer.abort()
+
 
 def _block(events: pa.Table) -> str:
     return tag(events, "block")

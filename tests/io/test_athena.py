@@ -69,7 +69,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("athena")
     rules = folder / "rules.toml"
     rules.write_text(streams.EASY_ANOMALIES)
-    made = ("--events", "3000", "--seed", "7", "--hours", "3", "--late", "0.02")
+    made = ("--events", "2000", "--seed", "7", "--hours", "2", "--late", "0.02")
     call("generate", *made, "--output", str(folder))
     out = str(folder / "out")
     tallied = ("--output", out, "--rules", str(rules), "--rollup", "1h")
