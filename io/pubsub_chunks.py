@@ -6,23 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
+import msgspec
 import xxhash
 
 from adtally.io.pubsub import PubSubBatch
+from adtally.io.pubsub_client import PubSubConfig
 from adtally.io.read_logs import LogChunk, Segment
 
 
-def to_chunk(batch: PubSubBatch, id_attribute: str = "") -> LogChunk:
+def to_chunk(batch: PubSubBatch, id_attribute: str = "", attributes_field: str = "") -> LogChunk:
     """The messages of a batch as one chunk.
 
     A message holds one event, or several on lines of their own. Its address is
     ``pubsub://TOPIC/ID``, the same however often it is delivered, and by whichever subscription;
     with an id attribute ``pubsub://TOPIC/ATTRIBUTE=VALUE``, the same however often it is published.
-    Positions are byte offsets in the message.
+    Positions are byte offsets in the message, with its attributes if they are put in.
 
     Args:
         batch: of one pull.
         id_attribute: messages that lack it are known by their own id.
+        attributes_field: see :class:`PubSubConfig`. A field of that name which a record has itself
+            wins.
     """
     pieces: list[bytes] = []
     segments: list[Segment] = []
@@ -34,6 +38,8 @@ def to_chunk(batch: PubSubBatch, id_attribute: str = "") -> LogChunk:
         source = f"pubsub://{batch.topic}/{name}"
         segments.append(Segment(size, source, 0, message.published_ms))
         line = message.data if message.data.endswith(b"\n") else message.data + b"\n"
+        if attributes_field:
+            line = _with_attributes(line, attributes_field, message.attributes)
         pieces.append(line)
         size += len(line)
     return LogChunk(
@@ -45,26 +51,39 @@ def to_chunk(batch: PubSubBatch, id_attribute: str = "") -> LogChunk:
     )
 
 
+def _with_attributes(lines: bytes, field: str, attributes: dict[str, str]) -> bytes:
+    """Lines whose objects begin with the attributes; what is no object stays as it is."""
+    given = msgspec.json.encode({field: attributes}, order="deterministic")[:-1]
+
+    def begun(line: bytes) -> bytes:
+        start, brace, rest = line.partition(b"{")
+        if not brace or start.strip():
+            return line
+        return given + (b"" if rest.lstrip().startswith(b"}") else b",") + rest
+
+    return b"\n".join(map(begun, lines.split(b"\n")))
+
+
 class ToChunks(beam.PTransform):
     """:class:`PubSubBatch` elements to :class:`LogChunk` elements.
 
     Args:
-        id_attribute: see :func:`to_chunk`.
+        config: says what of a message's attributes is used.
     """
 
-    def __init__(self, id_attribute: str = "") -> None:
+    def __init__(self, config: PubSubConfig) -> None:
         super().__init__()
-        self._id_attribute = id_attribute
+        self._config = config
 
     def expand(self, batches: Any) -> Any:
-        return batches | "To chunk" >> beam.ParDo(_ToChunk(self._id_attribute)).with_output_types(
+        return batches | "To chunk" >> beam.ParDo(_ToChunk(self._config)).with_output_types(
             LogChunk
         )
 
 
 class _ToChunk(beam.DoFn):
-    def __init__(self, id_attribute: str) -> None:
-        self._id_attribute = id_attribute
+    def __init__(self, config: PubSubConfig) -> None:
+        self._config = config
 
     def process(self, batch: PubSubBatch) -> Iterator[LogChunk]:
-        yield to_chunk(batch, self._id_attribute)
+        yield to_chunk(batch, self._config.id_attribute, self._config.attributes_field)

@@ -54,12 +54,15 @@ class PubSubConfig:
         endpoint: HOST:PORT of an emulator; empty for the service itself.
         id_attribute: attribute by which a message is known however often it was published; empty
             for the id that the service gives.
+        attributes_field: field of a record that its message's attributes are put into, as an
+            object, for mappings; empty for none.
     """
 
     subscription: str
     topic: str = ""
     endpoint: str = ""
     id_attribute: str = ""
+    attributes_field: str = ""
 
     def __post_init__(self) -> None:
         match = _NAME.fullmatch(self.subscription)

@@ -29,7 +29,7 @@ def to_chunks(read: Read) -> Any:
     """What turns batches of a source into chunks of lines."""
     if isinstance(read, ReadFromKinesis):
         return kinesis_chunks.ToChunks()
-    return pubsub_chunks.ToChunks(read.config.id_attribute)
+    return pubsub_chunks.ToChunks(read.config)
 
 
 def of_run(read: Read, run: str) -> Read:

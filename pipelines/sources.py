@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -44,6 +45,13 @@ read_options = options(
         "--pubsub-id-attribute",
         default="",
         help="Attribute that tells a message apart from others, however often it is published.",
+    ),
+    click.option(
+        "--pubsub-attributes-as",
+        default="",
+        metavar="FIELD",
+        help="Put attributes of messages into their records, as an object of this name: for "
+        "--mapping.",
     ),
     click.option(
         "--readers",
@@ -93,7 +101,11 @@ def read_of(source: str, given: dict[str, Any], start_ms: int, stop_ms: int | No
                     "that was there has been read. Leave it out, or back-fill from logs."
                 )
             return pubsub.ReadFromPubSub(
-                parse_subscription(source, given["pubsub_endpoint"], given["pubsub_id_attribute"]),
+                replace(
+                    parse_subscription(source, given["pubsub_endpoint"]),
+                    id_attribute=given["pubsub_id_attribute"],
+                    attributes_field=given["pubsub_attributes_as"],
+                ),
                 start_ms=start_ms,
                 readers=given["readers"] or pubsub.READERS,
                 watermark_lag_seconds=lag,
@@ -131,7 +143,7 @@ def parse_kinesis(text: str, region: str, endpoint: str) -> KinesisConfig:
     return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)
 
 
-def parse_subscription(text: str, endpoint: str, id_attribute: str = "") -> PubSubConfig:
+def parse_subscription(text: str, endpoint: str) -> PubSubConfig:
     """``pubsub://projects/PROJECT/subscriptions/NAME``.
 
     Raises:
@@ -141,11 +153,7 @@ def parse_subscription(text: str, endpoint: str, id_attribute: str = "") -> PubS
     from adtally.pipelines.job import ConfigError
 
     try:
-        return PubSubConfig(
-            text.removeprefix("pubsub://"),
-            endpoint=emulator_or(endpoint),
-            id_attribute=id_attribute,
-        )
+        return PubSubConfig(text.removeprefix("pubsub://"), endpoint=emulator_or(endpoint))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 import msgspec
+import pyarrow as pa
 import pytest
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.portability import common_urns
@@ -30,6 +31,8 @@ from adtally.io.pubsub_sinks import PublishDeadLetters, PubSubAlerts
 from adtally.io.read_logs import Segment
 from adtally.runners.direct import run_bounded
 from adtally.runners.local.pubsub_server import PubSubServer
+from adtally.transforms.decode import decode
+from adtally.transforms.mapping import parse_mapping
 from tests import topics
 
 TOPIC = "projects/some-project/topics/clicks"
@@ -59,6 +62,43 @@ def test_an_attribute_can_tell_messages_that_were_published_twice() -> None:
     first, second, *others = (source.removeprefix(f"pubsub://{TOPIC}/") for source in sources)
     assert first == second == "id=k"
     assert others == ["m3", "m4"], "those that lack it are known by their own id"
+
+
+def test_attributes_are_put_into_records_for_mappings() -> None:
+    lines = b'{"a": 1}\n {}\n[1]\n\n{broken\n'
+    chunk = to_chunk(PubSubBatch(TOPIC, [message(1, lines, b="x", a='"')]), "", "about")
+    about = b'{"about":{"a":"\\"","b":"x"}'
+    assert chunk.data.split(b"\n") == [
+        about + b',"a": 1}',
+        about + b"}",
+        b"[1]",
+        b"",
+        about + b",broken",
+        b"",
+    ]
+    again = to_chunk(PubSubBatch(TOPIC, [message(2, lines, a='"', b="x")]), "", "about")
+    assert again.data == chunk.data, "whatever the order of attributes"
+
+
+def test_a_mapping_takes_the_time_from_an_attribute_and_bad_ones_are_dead_letters() -> None:
+    mapping = parse_mapping(
+        """
+        [fields]
+        event_type = "event_type"
+        advertiser_id = "advertiser_id"
+        [fields.occurred_at]
+        from = "about"
+        path = "$.at"
+        time_format = "epoch_ms"
+        """
+    )
+    line = b'{"event_type":"click","advertiser_id":"a"}'
+    messages = [
+        Message("", at, 1_772_323_201_000, line, {"at": at}) for at in ("1772323200123", "soon")
+    ]
+    decoded = decode(to_chunk(PubSubBatch(TOPIC, messages), "", "about"), mapping, now_ms=10**13)
+    assert decoded.events["occurred_at"].cast(pa.int64()).to_pylist() == [1_772_323_200_123]
+    assert [one.error_type for one in decoded.dead_letters] == ["invalid_timestamp"]
 
 
 def test_a_reader_is_checkpointed_between_pulls_and_has_no_end() -> None:
