@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adtally.io.arrow import has_tag, tag
 from adtally.io.files import join, list_paths, open_file
 from adtally.io.logs import LogFile, NoInput, list_files
 
@@ -24,8 +25,7 @@ LAG_MS: Final = 2 * 24 * HOUR_MS
 """A shard may be this far behind another one and is still found; Kinesis keeps a day by default."""
 
 _ARRIVALS: Final = "adtally.arrivals"
-_SHARD: Final = r"^(.*/shardId-[0-9]+|pubsub://projects/[^/]+/topics/[^/]+)/"
-"""What is read in order of arrival: a shard of Kinesis; roughly so a topic of Pub/Sub."""
+_SHARD: Final = r"^(kinesis://.*/shardId-[0-9]+)/"
 
 _FOOTERS_AT_ONCE: Final = 16
 _PARTITION = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/[^/]*$")
@@ -64,16 +64,41 @@ def files_in(output: str, ranges: Sequence[tuple[int, int]]) -> list[LogFile]:
     return inside
 
 
-def arrival_notes(events: pa.Table) -> dict[str, str]:
-    """The newest arrival of each shard (milliseconds), for the footer of a stream's file."""
+def reached_by_readers(tables: Sequence[pa.Table]) -> dict[str, int]:
+    """How far sources without order had come, by what they tagged their tables with.
+
+    Args:
+        tables: that were collected for a file, of one reader in the order of its watermarks.
+
+    Returns:
+        The newest watermark (milliseconds) of each reader.
+    """
+    reached: dict[str, int] = {}
+    for table in tables:
+        if has_tag(table, "watermark"):
+            reader = tag(table, "block")
+            reached[reader] = max(reached.get(reader, 0), int(tag(table, "watermark")))
+    return {reader: at for reader, at in reached.items() if at}
+
+
+def arrival_notes(events: pa.Table, reached: Mapping[str, int] | None = None) -> dict[str, str]:
+    """How far a stream was read, for the footer of its file.
+
+    That is the newest arrival of each shard, which is read in order of arrival.
+
+    Args:
+        events: that the file holds.
+        reached: likewise of other readers, see :func:`reached_by_readers`.
+    """
     found = (
         pl.DataFrame(pl.from_arrow(events.select(["source", "arrived_at"])))
         .drop_nulls("arrived_at")
-        .group_by(pl.col("source").str.extract(_SHARD).fill_null("").alias("shard"))
+        .group_by(pl.col("source").str.extract(_SHARD).alias("shard"))
         .agg(pl.col("arrived_at").dt.epoch("ms").max())
+        .drop_nulls("shard")
         .sort("shard")
     )
-    return {_ARRIVALS: json.dumps(dict(found.iter_rows()))}
+    return {_ARRIVALS: json.dumps({**dict(found.iter_rows()), **(reached or {})})}
 
 
 def is_streamed(output: str) -> bool:

@@ -7,6 +7,7 @@ pulls; how it acknowledges is in :mod:`adtally.io.pubsub_leases`.
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,9 +40,15 @@ WATERMARK_LAG_SECONDS: Final = 30.0
 
 SLACK_MS: Final = 900_000
 """Beam keeps windows this much longer than events of them count, for messages that come again: of a
-worker that died after half a minute, of one that hangs after :data:`HOLD_SECONDS`. What comes later
-than that, Beam might drop without a word: it is marked as overdue instead."""
+worker that died after half a minute, of one that hangs after :data:`HOLD_SECONDS`. Events that come
+later than that, Beam would drop without a word: they are sorted out before, by the watermark that
+their batch carries."""
 
+AFTER_SEEK_SECONDS: Final = 180.0
+"""Pulls that give nothing mean nothing for so long after a seek."""
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MILLISECOND: Final = datetime.timedelta(milliseconds=1)
 _RESTRICTION: Final = beam.DoFn.RestrictionParam()
 _WATERMARK: Final = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
@@ -53,12 +60,14 @@ class PubSubBatch:
     Attributes:
         topic: ``projects/PROJECT/topics/NAME``.
         messages: at least one.
-        overdue: whether their windows may be gone, see :data:`SLACK_MS`.
+        reader: that pulled them. It gives batches in the order of their watermarks.
+        watermark_ms: the reader's when they came, in milliseconds; None where it has none.
     """
 
     topic: str
     messages: list[Message]
-    overdue: bool = False
+    reader: int = 0
+    watermark_ms: int | None = None
 
 
 @dataclass
@@ -76,7 +85,8 @@ class ReadFromPubSub(beam.PTransform):
 
     Watermark: the oldest of the messages that came within ten seconds, or the present where pulls
     give nothing, less ``watermark_lag_seconds``. Older messages may still come: the watermark
-    cannot know. They count as long as windows are kept (:data:`SLACK_MS`), then they are overdue.
+    cannot know. They count as long as windows are kept (:data:`SLACK_MS`). After a seek, pulls that
+    give nothing advance nothing for three minutes.
     The element's timestamp is the time when the oldest of its messages was published.
 
     On Dataflow (``service``) Beam's own transform reads: the service pulls, acknowledges, and knows
@@ -87,8 +97,8 @@ class ReadFromPubSub(beam.PTransform):
 
     Counts (namespace ``adtally``): ``pubsub_messages``, ``pubsub_bytes``, ``pubsub_pulls``,
     ``pubsub_retries``, ``pubsub_acks``, ``pubsub_acks_failed``, ``pubsub_given_back``,
-    ``pubsub_held`` (pulls left out because too much was on its way), ``pubsub_overdue``; as
-    distributions ``pubsub_watermark_age_ms`` and ``pubsub_outstanding``.
+    ``pubsub_held`` (pulls left out because too much was on its way); as distributions
+    ``pubsub_watermark_age_ms`` and ``pubsub_outstanding``.
 
     Attributes:
         config: which subscription; ``topic`` has to be known.
@@ -127,7 +137,10 @@ class ReadFromPubSub(beam.PTransform):
             collect = beam.ParDo(_Collect(self.config.topic))
             return pbegin | "Read" >> read | "Collect" >> collect.with_output_types(PubSubBatch)
         lag_ms = round(self.watermark_lag_seconds * 1000)
-        source = _Source(self.config, self.run, self.readers, lag_ms, self.make_client)
+        idle_seconds = None if self.start_ms == TRIM_HORIZON else AFTER_SEEK_SECONDS
+        source = _Source(
+            self.config, self.run, self.readers, lag_ms, self.make_client, idle_seconds
+        )
         return (
             pbegin
             | "Subscription" >> beam.Create([self.config.subscription], reshuffle=False)
@@ -144,6 +157,7 @@ class _Source:
     readers: int
     lag_ms: int
     make_client: Callable[[PubSubConfig], Any]
+    first_idle_seconds: float | None = None
 
 
 class _Pull(beam.DoFn, RestrictionProvider):
@@ -153,7 +167,10 @@ class _Pull(beam.DoFn, RestrictionProvider):
         self._source = source
 
     def setup(self) -> None:
-        self._desk = desk_of(self._source.config, self._source.run, self._source.make_client)
+        source = self._source
+        self._desk = desk_of(
+            source.config, source.run, source.make_client, source.first_idle_seconds
+        )
 
     def initial_restriction(self, element: str) -> Reader:
         return Reader()
@@ -183,14 +200,16 @@ class _Pull(beam.DoFn, RestrictionProvider):
         watermark: Any = _WATERMARK,
     ) -> Iterator[Any]:
         leases = self._desk.leases
-        reader = tracker.current_restriction().number
-        bundle = leases.begin(reader)
-        finalizer.register(partial(leases.finalized, reader, bundle.number))
+        reader = tracker.current_restriction()
+        bundle = leases.begin(reader.number, reader.call)
+        finalizer.register(partial(leases.finalized, reader.number, bundle.number))
         try:
             yield from self._turns(bundle, tracker, watermark)
         except BaseException:  # of what follows in the bundle, too
-            leases.failed(reader, bundle.number)
+            leases.failed(reader.number, bundle.number)
             raise
+        finally:
+            leases.ended(reader.number)
         for name, amount in leases.counts().items():
             _count(name, amount)
         Metrics.distribution(NAMESPACE, "pubsub_outstanding").update(leases.outstanding)
@@ -201,27 +220,22 @@ class _Pull(beam.DoFn, RestrictionProvider):
         leases = self._desk.leases
         while time.monotonic() - started < PROCESS_SECONDS:
             messages = self._desk.pulled(_count)
-            if not tracker.try_claim(tracker.current_restriction().next):
+            reader = tracker.current_restriction().next(bundle.call)
+            if not tracker.try_claim(reader):
                 leases.give_back(messages)  # the runner took a checkpoint meanwhile
                 return
-            leases.hold(bundle, messages)
-            yield from self._batches(messages, watermark.current_watermark())
+            leases.hold(reader.number, bundle, messages)
+            if messages:
+                yield self._batch(reader.number, messages, watermark.current_watermark())
             self._advance(watermark)
             if not messages:
                 time.sleep(POLL_SECONDS)
         tracker.defer_remainder(Duration(seconds=1))  # Flink counts whole seconds
 
-    def _batches(self, messages: list[Message], held: Any) -> Iterator[TimestampedValue]:
-        """Messages, apart from those whose windows may be gone."""
-        border_ms = 0 if held is None else held.micros // 1000 - SLACK_MS
-        for overdue in (False, True):
-            some = [one for one in messages if (one.published_ms < border_ms) == overdue]
-            if not some:
-                continue
-            if overdue:
-                _count("pubsub_overdue", len(some))
-            batch = PubSubBatch(self._source.config.topic, some, overdue)
-            yield TimestampedValue(batch, min(one.published_ms for one in some) / 1000)
+    def _batch(self, reader: int, messages: list[Message], held: Any) -> TimestampedValue:
+        watermark_ms = None if held is None else held.micros // 1000
+        batch = PubSubBatch(self._source.config.topic, messages, reader, watermark_ms)
+        return TimestampedValue(batch, min(one.published_ms for one in messages) / 1000)
 
     def _advance(self, watermark: Any) -> None:
         now_ms = round(time.time() * 1000)
@@ -247,7 +261,7 @@ class _Collect(beam.DoFn):
         self._messages: list[Message] = []
 
     def process(self, message: Any) -> Iterator[Any]:
-        published_ms = round(message.publish_time.timestamp() * 1000)
+        published_ms = (message.publish_time - _EPOCH) // _MILLISECOND
         self._messages.append(
             Message("", message.message_id, published_ms, message.data, message.attributes or {})
         )

@@ -10,7 +10,7 @@ import msgspec
 import xxhash
 
 from adtally.io.pubsub import PubSubBatch
-from adtally.io.pubsub_client import PubSubConfig
+from adtally.io.pubsub_client import Message, PubSubConfig
 from adtally.io.read_logs import LogChunk, Segment
 
 
@@ -20,7 +20,7 @@ def to_chunk(batch: PubSubBatch, id_attribute: str = "", attributes_field: str =
     A message holds one event, or several on lines of their own. Its address is
     ``pubsub://TOPIC/ID``, the same however often it is delivered, and by whichever subscription;
     with an id attribute ``pubsub://TOPIC/ATTRIBUTE=VALUE``, the same however often it is published.
-    Positions are byte offsets in the message, with its attributes if they are put in.
+    Positions are byte offsets in the message as it was published.
 
     Args:
         batch: of one pull.
@@ -36,32 +36,34 @@ def to_chunk(batch: PubSubBatch, id_attribute: str = "", attributes_field: str =
         if id_attribute and message.attributes.get(id_attribute):
             name = f"{id_attribute}={message.attributes[id_attribute]}"
         source = f"pubsub://{batch.topic}/{name}"
-        segments.append(Segment(size, source, 0, message.published_ms))
-        line = message.data if message.data.endswith(b"\n") else message.data + b"\n"
-        if attributes_field:
-            line = _with_attributes(line, attributes_field, message.attributes)
-        pieces.append(line)
-        size += len(line)
+        for offset, line in _lines(message, attributes_field):
+            segments.append(Segment(size, source, offset, message.published_ms))
+            pieces.append(line)
+            size += len(line)
     return LogChunk(
-        block=batch.topic.rsplit("/", 1)[-1],
+        block=f"{batch.topic.rsplit('/', 1)[-1]}-{batch.reader}",
         sequence=xxhash.xxh3_64_intdigest(batch.messages[0].id.encode()),
         data=b"".join(pieces),
         segments=segments,
-        overdue=batch.overdue,
+        watermark_ms=batch.watermark_ms,
     )
 
 
-def _with_attributes(lines: bytes, field: str, attributes: dict[str, str]) -> bytes:
-    """Lines whose objects begin with the attributes; what is no object stays as it is."""
-    given = msgspec.json.encode({field: attributes}, order="deterministic")[:-1]
-
-    def begun(line: bytes) -> bytes:
+def _lines(message: Message, attributes_field: str) -> Iterator[tuple[int, bytes]]:
+    """A message's bytes from an offset on; with attributes put in, each line by itself."""
+    data = message.data if message.data.endswith(b"\n") else message.data + b"\n"
+    if not attributes_field:
+        yield 0, data
+        return
+    given = msgspec.json.encode({attributes_field: message.attributes}, order="deterministic")[:-1]
+    offset = 0
+    for line in data.splitlines(keepends=True):
         start, brace, rest = line.partition(b"{")
         if not brace or start.strip():
-            return line
-        return given + (b"" if rest.lstrip().startswith(b"}") else b",") + rest
-
-    return b"\n".join(map(begun, lines.split(b"\n")))
+            yield offset, line  # no object, so a dead letter as it came
+        else:
+            yield offset, given + (b"" if rest.lstrip().startswith(b"}") else b",") + rest
+        offset += len(line)
 
 
 class ToChunks(beam.PTransform):

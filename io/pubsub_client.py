@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import re
 import time
 import warnings
@@ -23,6 +24,7 @@ IDS_A_CALL: Final = 1_000
 CALL_SECONDS: Final = 5.0
 SAMPLED_PULLS: Final = 5
 _LOOK_SECONDS: Final = 0.2
+_LOG = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"projects/[^/]+/(subscriptions|topics)/[^/]+")
 
 PASSING: Final = (
@@ -118,11 +120,15 @@ class PubSub:
     Args:
         config: which.
         client: of :func:`connect`.
+        call_seconds: the longest that a call of a lease or an acknowledgement may take.
     """
 
-    def __init__(self, config: PubSubConfig, client: Any) -> None:
+    def __init__(
+        self, config: PubSubConfig, client: Any, call_seconds: float = CALL_SECONDS
+    ) -> None:
         self.config = config
         self.client = client
+        self._call_seconds = call_seconds
 
     def pull(self, most: int, timeout_seconds: float = CALL_SECONDS) -> list[Message]:
         """What is there now, at once; nothing may mean that nothing is there.
@@ -155,48 +161,58 @@ class PubSub:
             for one in raw.received_messages
         ]
 
-    def extend(self, ack_ids: Sequence[str], seconds: int) -> None:
-        """Lease messages for ``seconds`` from now; 0 gives them back at once."""
+    def extend(self, ack_ids: Sequence[str], seconds: int) -> int:
+        """Lease messages for ``seconds`` from now; 0 gives them back at once.
+
+        It is tried once, as the next time comes soon. Never raises; returns how many calls failed.
+        """
+        failed = 0
         for some in _parts(ack_ids):
             request = {
                 "subscription": self.config.subscription,
                 "ack_ids": some,
                 "ack_deadline_seconds": seconds,
             }
-            self.client.modify_ack_deadline(request=request, timeout=CALL_SECONDS)
+            within = self._call_seconds
+            try:
+                self.client.modify_ack_deadline(request=request, retry=None, timeout=within)
+            except exceptions.GoogleAPIError as error:
+                failed += 1
+                _LOG.info("pubsub leases of %d were not set to %d s: %s", len(some), seconds, error)
+        return failed
 
     def acknowledge(self, ack_ids: Sequence[str]) -> int:
         """Acknowledge messages; returns how many the service did not take, which come again.
 
-        Only subscriptions with exactly-once delivery tell of some: ids that have expired are lost,
-        of others the call is made again.
-
-        Raises:
-            google.api_core.exceptions.GoogleAPICallError: none of a call was taken.
+        Subscriptions with exactly-once delivery tell of each: ids that have expired are lost, of
+        others the call is made again. Never raises.
         """
+        return sum(self._acknowledged_not(list(some)) for some in _parts(ack_ids))
+
+    def _acknowledged_not(self, left: list[str]) -> int:
         refused = 0
-        for some in _parts(ack_ids):
-            left = list(some)
-            for attempt in range(3):
-                try:
-                    self._acknowledge(left)
-                    left = []
-                except exceptions.GoogleAPICallError as error:
-                    told = failures(error)
-                    if not told:
-                        raise
-                    refused += sum(kind.startswith("PERMANENT") for kind in told.values())
-                    left = [one for one, kind in told.items() if kind.startswith("TRANSIENT")]
-                if not left:
-                    break
-                time.sleep(0.1 * 2**attempt)
-            refused += len(left)
-        return refused
+        for attempt in range(3):
+            try:
+                self._acknowledge(left)
+            except exceptions.GoogleAPIError as error:
+                told = failures(error)
+                if not told:
+                    _LOG.warning("pubsub acks of %d messages failed: %s", len(left), error)
+                    return refused + len(left)
+                refused += sum(kind.startswith("PERMANENT") for kind in told.values())
+                left = [one for one, kind in told.items() if kind.startswith("TRANSIENT")]
+            else:
+                return refused
+            if not left:
+                return refused
+            time.sleep(0.1 * 2**attempt)
+        return refused + len(left)
 
     def _acknowledge(self, ack_ids: list[str]) -> None:
         request = {"subscription": self.config.subscription, "ack_ids": ack_ids}
-        again = retry.Retry(predicate=is_passing, initial=0.1, maximum=5.0, timeout=30.0)
-        self.client.acknowledge(request=request, retry=again, timeout=CALL_SECONDS)
+        seconds = self._call_seconds
+        again = retry.Retry(predicate=is_passing, initial=0.1, maximum=5.0, timeout=6 * seconds)
+        self.client.acknowledge(request=request, retry=again, timeout=seconds)
 
     def seek(self, ms: int) -> None:
         """Have all messages published from a time on delivered again, and none from before it."""
@@ -242,13 +258,15 @@ class PubSub:
         """
         oldest: list[int] = []
         held: list[str] = []
-        for _ in range(SAMPLED_PULLS):
-            messages = self.pull(MESSAGES_A_PULL)
-            oldest += [one.published_ms for one in messages]
-            held += [one.ack_id for one in messages]
-            if not messages:
-                time.sleep(_LOOK_SECONDS)
-        self.extend(held, 0)
+        try:
+            for _ in range(SAMPLED_PULLS):
+                messages = self.pull(MESSAGES_A_PULL)
+                oldest += [one.published_ms for one in messages]
+                held += [one.ack_id for one in messages]
+                if not messages:
+                    time.sleep(_LOOK_SECONDS)
+        finally:
+            self.extend(held, 0)
         return min(oldest, default=None)
 
 
@@ -281,9 +299,10 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, PASSING)
 
 
-def failures(error: exceptions.GoogleAPICallError) -> dict[str, str]:
+def failures(error: exceptions.GoogleAPIError) -> dict[str, str]:
     """What became of acknowledgement ids of an exactly-once subscription, as the error tells."""
-    told = [dict(one.metadata) for one in error.details if isinstance(one, ErrorInfo)]
+    details = getattr(error, "details", [])
+    told = [dict(one.metadata) for one in details if isinstance(one, ErrorInfo)]
     return {
         key: value
         for metadata in told

@@ -30,10 +30,16 @@ class Desk:
     Args:
         pubsub: calls.
         monotonic: a clock in seconds.
+        first_idle_seconds: see :class:`adtally.io.pubsub_leases.Recent`.
     """
 
-    def __init__(self, pubsub: PubSub, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.leases = Leases(pubsub, monotonic)
+    def __init__(
+        self,
+        pubsub: PubSub,
+        monotonic: Callable[[], float] = time.monotonic,
+        first_idle_seconds: float | None = None,
+    ) -> None:
+        self.leases = Leases(pubsub, monotonic, first_idle_seconds)
         self._pubsub = pubsub
         self._monotonic = monotonic
         self._failures = 0
@@ -49,13 +55,14 @@ class Desk:
             PubSubError: what time does not mend.
         """
         if self.leases.outstanding >= OUTSTANDING:
+            self.leases.recent.unknown()
             count("pubsub_held", 1)
             return []
         if self._monotonic() < self._not_before:
             return []
         try:
             messages = self._pubsub.pull(MESSAGES_A_PULL)
-        except exceptions.GoogleAPICallError as error:
+        except exceptions.GoogleAPIError as error:
             self._failed(error)
             count("pubsub_retries", 1)
             return []
@@ -66,7 +73,7 @@ class Desk:
         count("pubsub_bytes", sum(len(one.data) for one in messages))
         return messages
 
-    def _failed(self, error: exceptions.GoogleAPICallError) -> None:
+    def _failed(self, error: exceptions.GoogleAPIError) -> None:
         """Wait, longer each time: what was not acknowledged waits in the subscription."""
         name = self._pubsub.config.subscription
         if not is_passing(error):
@@ -74,7 +81,7 @@ class Desk:
                 f"{name} cannot be read any more: {error}. What was not acknowledged waits there. "
                 f"Restore the subscription or the permission."
             ) from error
-        self.leases.recent.failed()
+        self.leases.recent.unknown()
         self._failures += 1
         wait = backoff_seconds(self._failures)
         self._not_before = self._monotonic() + wait
@@ -89,10 +96,16 @@ _DESKS: Final[dict[tuple[PubSubConfig, str], Desk]] = {}
 _OPENING: Final = threading.Lock()
 
 
-def desk_of(config: PubSubConfig, run: str, make_client: Callable[[PubSubConfig], Any]) -> Desk:
+def desk_of(
+    config: PubSubConfig,
+    run: str,
+    make_client: Callable[[PubSubConfig], Any],
+    first_idle_seconds: float | None = None,
+) -> Desk:
     """This process's desk of a job. Beam makes a DoFn for each bundle that is not finalized yet;
     all of them share it, and it lives as long as the process."""
     with _OPENING:
         if (config, run) not in _DESKS:
-            _DESKS[config, run] = Desk(PubSub(config, make_client(config)))
+            pubsub = PubSub(config, make_client(config))
+            _DESKS[config, run] = Desk(pubsub, first_idle_seconds=first_idle_seconds)
         return _DESKS[config, run]

@@ -12,18 +12,19 @@ class Reader(msgspec.Struct, frozen=True):
 
     Attributes:
         number: of the reader; -1 for all, before they are split.
-        turns: calls that it has had.
+        call: identity of the call that claimed last; empty before the first.
+        turns: pulls that were claimed.
         ended: whether the rest was handed back.
     """
 
     number: int = -1
+    call: str = ""
     turns: int = 0
     ended: bool = False
 
-    @property
-    def next(self) -> Reader:
-        """The reader after another turn."""
-        return msgspec.structs.replace(self, turns=self.turns + 1)
+    def next(self, call: str) -> Reader:
+        """The reader after another pull."""
+        return msgspec.structs.replace(self, call=call, turns=self.turns + 1)
 
 
 class ReaderCoder(beam.coders.Coder):

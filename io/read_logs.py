@@ -60,7 +60,8 @@ class LogChunk:
         unreadable: files that failed while this chunk was read.
         stored_bytes: bytes of the files as stored, for progress.
         files: files finished within this chunk, for progress.
-        overdue: a stream gave the lines so late that the windows of their events may be gone.
+        watermark_ms: of the stream when it gave the lines, where it may give lines behind it;
+            windows that have ended by then may be gone.
     """
 
     block: str
@@ -70,7 +71,7 @@ class LogChunk:
     unreadable: list[UnreadableFile] = field(default_factory=list)
     stored_bytes: int = 0
     files: int = 0
-    overdue: bool = False
+    watermark_ms: int | None = None
 
 
 def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChunk]:

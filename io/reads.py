@@ -37,11 +37,6 @@ def of_run(read: Read, run: str) -> Read:
     return replace(read, run=run) if isinstance(read, ReadFromPubSub) else read
 
 
-def redelivers(read: Read) -> bool:
-    """Whether the same record may come again within a run, so that its address has to tell."""
-    return isinstance(read, ReadFromPubSub)
-
-
 def disorder_ms(read: Read) -> int:
     """How much later than the watermark says a record may come and still count."""
     return SLACK_MS if isinstance(read, ReadFromPubSub) else 0

@@ -19,7 +19,7 @@ from adtally.io.dead_letters import (
     encode_lines,
     write_dead_letters,
 )
-from adtally.io.event_log import arrival_notes
+from adtally.io.event_log import arrival_notes, reached_by_readers
 from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
@@ -109,10 +109,12 @@ class _WriteLogPane(beam.DoFn):
         key, collected = element
         pieces = list(collected)
         name = self._flush.name(key, pane.index, digest(pieces))
-        events = pa.concat_tables(from_ipc(piece).replace_schema_metadata(None) for piece in pieces)
+        tables = [from_ipc(piece) for piece in pieces]
+        reached = reached_by_readers(tables)
+        events = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
         for partition, part in split_by_hour(events):
             path = join(self._folder, partition, f"{name}.parquet")
-            self._written.add(write_table(part, path, arrival_notes(part)))
+            self._written.add(write_table(part, path, arrival_notes(part, reached)))
             self._rows.inc(part.num_rows)
 
 

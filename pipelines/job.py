@@ -15,7 +15,7 @@ from adtally.io import schema
 from adtally.io.files import join
 from adtally.io.flush import Flush
 from adtally.io.logs import Block, identity
-from adtally.io.reads import Read, address, disorder_ms, redelivers
+from adtally.io.reads import Read, address, disorder_ms
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.anomalies import past_ms
 from adtally.transforms.decode import Plausible
@@ -274,9 +274,10 @@ class Job:
             shards=settings.shards,
             ranges=self.ranges,
             past_ms=settings.series_seconds * 1000,
-            keep_position=bool(self.log_blocks) or any(map(redelivers, self.reads)),
+            keep_position=bool(self.log_blocks or self.reads),
             allow=settings.ruleset.without_lists() if settings.pii.plain else None,
             history=self.history_cut if settings.looks_back else None,
+            kept_ms=self._kept_ms,
         )
 
     @property
@@ -334,9 +335,14 @@ class Job:
         window_ms = window_seconds * 1000
         if self.streaming is None:
             return Windowing.batch(math.lcm(window_ms, DAY_MS))
-        lateness_ms = self.settings.allowed_lateness_seconds * 1000
-        lateness_ms += max(map(disorder_ms, self.reads), default=0)
+        lateness_ms = self._kept_ms
         return Windowing.streaming(window_ms, pane_seconds, lateness_ms, hops)
+
+    @property
+    def _kept_ms(self) -> int:
+        """How long a window of a stream is kept after its end."""
+        lateness_ms = self.settings.allowed_lateness_seconds * 1000
+        return lateness_ms + max(map(disorder_ms, self.reads), default=0)
 
     def folder(self, kind: str, window_seconds: int | None = None) -> str:
         """Where a kind of output lies."""

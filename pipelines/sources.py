@@ -76,6 +76,31 @@ read_options = options(
 )
 
 
+def reads_of(given: dict[str, Any], start_ms: int, stop_ms: int | None) -> tuple[Read, ...]:
+    """All sources; arguments as for :func:`read_of`.
+
+    Raises:
+        ConfigError: one cannot be read, or not by this run.
+    """
+    from adtally.io.pubsub_leases import HOLD_SECONDS
+    from adtally.pipelines.job import ConfigError
+
+    sources = given["sources"]
+    twice = sorted({one for one in sources if sources.count(one) > 1})
+    if twice:
+        raise ConfigError(f"--source {twice[0]} is given twice; once reads all of it.")
+    every = given["flink_checkpoint_every"]
+    if given["runner"] == "FlinkRunner" and every > HOLD_SECONDS / 3:
+        for one in sources:
+            if one.startswith("pubsub://"):
+                raise ConfigError(
+                    f"--flink-checkpoint-every {every} s is too long for {one}: a message is "
+                    f"acknowledged two checkpoints later, and held for {HOLD_SECONDS:.0f} s; give "
+                    f"{HOLD_SECONDS / 3:.0f}s or less, or it would be delivered over and over."
+                )
+    return tuple(read_of(source, given, start_ms, stop_ms) for source in sources)
+
+
 def read_of(source: str, given: dict[str, Any], start_ms: int, stop_ms: int | None) -> Read:
     """One ``--source`` with the options that are about it.
 

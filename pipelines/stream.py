@@ -202,6 +202,7 @@ def settled_reads(request: StreamRequest, output: str) -> tuple[Read, ...]:
                 read,
                 output,
                 explicit=request.explicit,
+                resume=request.resume,
                 resumed_ms=begun_ms,
                 needed_ms=now_ms() - again_from_ms(now_ms(), request.settings),
                 stateless=request.stateless,

@@ -12,7 +12,7 @@ import click
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.options import Duration, Instant, options
 from adtally.pipelines.runner_options import runner_arguments, runner_options
-from adtally.pipelines.sources import letter_topic, read_of, read_options
+from adtally.pipelines.sources import letter_topic, read_options, reads_of
 
 LOG_SECONDS: Final = 10.0
 TIP: Final = "LATEST"
@@ -102,7 +102,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     stop = now_ms() if given["stop_at"] == TIP else given["stop_at"]
     if stop == OLDEST:
         raise ConfigError("--stop-at TRIM_HORIZON would read nothing; give LATEST or a time.")
-    reads = tuple(read_of(source, given, start, stop) for source in given["sources"])
+    reads = reads_of(given, start, stop)
     settings = stream_settings_for(given)
     alerts, alert_spec = alerts_of(given, settings.ruleset.quotas)
     dataflow = dataflow_of(given, beam_arguments)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+from google.api_core import exceptions
+
 from adtally.io import manifest
 from adtally.io.kinesis_shards import TRIM_HORIZON
 from adtally.io.pubsub import ReadFromPubSub
-from adtally.io.pubsub_client import PubSub, connect
+from adtally.io.pubsub_client import PubSub, SubscriptionUnfit, connect
 from adtally.pipelines.job import ConfigError, shown_time
 
 EVERYTHING_MS: Final = 1
@@ -26,6 +28,7 @@ def settled(
     output: str,
     *,
     explicit: bool,
+    resume: bool,
     resumed_ms: int | None,
     needed_ms: int,
     stateless: bool,
@@ -42,7 +45,8 @@ def settled(
         read: as given.
         output: address of the output.
         explicit: ``start_ms`` was asked for, and is taken as it is.
-        resumed_ms: where the output ends; None where no stream has written, or with a savepoint.
+        resume: the start has no state. One that has goes on with what waits.
+        resumed_ms: where the output ends; None where no stream has written.
         needed_ms: how far a start without state may have to go back.
         stateless: a kill loses what the runner has in memory.
         tolerant: losing that is accepted.
@@ -62,6 +66,8 @@ def settled(
                 read.config.subscription,
             )
         read = replace(read, config=replace(read.config, topic=details.topic))
+        if explicit:
+            read = replace(read, start_ms=max(EVERYTHING_MS, read.start_ms))
         if read.service:
             return read
         lost = _what_is_missing(read, details.replays_ms, needed_ms)
@@ -69,21 +75,25 @@ def settled(
             raise ConfigError(lost)
         if lost:
             _LOG.warning("%s", lost)
-        if explicit:
-            return replace(read, start_ms=max(EVERYTHING_MS, read.start_ms))
+        if explicit or not resume:
+            return read
         back_ms = resumed_ms or (manifest.read_manifest(output) or {}).get(_BEGUN, {}).get(
             details.topic
         )
         if back_ms is None:
             return read
+        if now_ms - back_ms > details.replays_ms:
+            gone = (
+                f"{read.config.subscription} retains {details.replays_ms / 3_600_000:.1f} h of "
+                f"acknowledged messages, and would have to be read again from "
+                f"{shown_time(back_ms)} on. Give --on-data-loss trim_horizon to go on with what "
+                f"there is, and back-fill the gap from your logs, or --start with a time."
+            )
+            if stateless and not tolerant:
+                raise ConfigError(gone)
+            _LOG.warning("%s", gone)
         waiting_ms = pubsub.oldest_waiting_ms()
         back_ms = min(back_ms, now_ms if waiting_ms is None else waiting_ms)
-        if now_ms - back_ms > details.replays_ms:
-            _LOG.warning(
-                "reading %s goes back to %s, and the subscription retains %.1f h of what was "
-                "acknowledged: what left it before is missing where no log has it",
-                *(read.config.subscription, shown_time(back_ms), details.replays_ms / 3_600_000),
-            )
         return replace(read, start_ms=back_ms)
 
 
@@ -109,10 +119,10 @@ def note_begin(reads: tuple[Any, ...], output: str, now_ms: int) -> None:
     begun = dict(known.get(_BEGUN, {}))
     for read in reads:
         if isinstance(read, ReadFromPubSub) and read.config.topic not in begun:
-            with _opened(read) as pubsub:
-                waiting_ms = pubsub.oldest_waiting_ms()
-            asked_ms = now_ms if read.start_ms == TRIM_HORIZON else read.start_ms
-            begun[read.config.topic] = min(asked_ms, waiting_ms or now_ms)
+            begun[read.config.topic] = read.start_ms
+            if read.start_ms == TRIM_HORIZON:
+                with _opened(read) as pubsub:
+                    begun[read.config.topic] = pubsub.oldest_waiting_ms() or now_ms
     if begun != known.get(_BEGUN, {}):
         manifest.write_manifest(output, {**known, _BEGUN: begun})
 
@@ -128,4 +138,10 @@ def begin(reads: tuple[Any, ...]) -> None:
 @contextlib.contextmanager
 def _opened(read: ReadFromPubSub) -> Iterator[PubSub]:
     with connect(read.config) as client:
-        yield PubSub(read.config, client)
+        try:
+            yield PubSub(read.config, client)
+        except exceptions.GoogleAPIError as error:
+            raise SubscriptionUnfit(
+                f"{read.config.subscription} cannot be read: {error}. Grant pubsub.subscriber and "
+                f"pubsub.viewer on it to who starts the stream."
+            ) from error

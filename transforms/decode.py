@@ -35,8 +35,8 @@ MONEY_LIMIT_MICROS: Final = 10**16
 """Ten billion currency units. An amount beyond is a mistake of units, and a few hundred of them in
 one window would not fit the 64 bits of its sum."""
 
-OVERDUE: Final = "overdue"
-"""Tag of a table: see :class:`adtally.io.read_logs.LogChunk`."""
+WATERMARK: Final = "watermark"
+"""Tag of a table, in milliseconds: see :class:`adtally.io.read_logs.LogChunk`."""
 
 _STRINGS_AND_LONG_NUMBERS: Final = r'"((?:[^"\\]|\\.)*)"|(-?\d[\d.eE+-]{14,})'
 """JSONPath reads numbers as floats; those of more than 15 digits are made strings before."""
@@ -128,8 +128,8 @@ def decode(
             _dead_letter(chunk, at, payload, now_ms, failure.error_type, failure.message)
         )
     tags = {"block": chunk.block, "sequence": str(chunk.sequence)}
-    if chunk.overdue:
-        tags[OVERDUE] = "1"
+    if chunk.watermark_ms is not None:
+        tags[WATERMARK] = str(chunk.watermark_ms)
     events = with_tag(_assembled(frames, failures, ruleset or Ruleset(), pii or Pii()), **tags)
     return Decoded(events, letters, texts.height + len(parsed.rejected))
 

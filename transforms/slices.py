@@ -72,6 +72,7 @@ class SliceSpec:
         keep_position: carry a hash of the record's address, so that a row which the log holds
             twice is not taken for a duplicate event.
         history: cut what history windows need, too; None where no rule looks that far.
+        kept_ms: how long the runner keeps a base window after its end, at the least.
         allow: has the users and addresses that no rule judges. None where events carry pseudonyms,
             and were marked when they were decoded.
     """
@@ -86,6 +87,7 @@ class SliceSpec:
     keep_position: bool = False
     allow: Ruleset | None = None
     history: HistoryCut | None = None
+    kept_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,14 @@ class Sliced:
         context: those of them that the history windows after theirs know of.
         late: late events (``EVENT_SCHEMA`` and ``window_start``).
         out_of_range: how many are in no range.
+        overdue: how many of the late ones are so because the runner let go of their windows.
     """
 
     slices: list[Slice]
     context: list[Slice]
     late: pa.Table
     out_of_range: int
+    overdue: int = 0
 
 
 def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.Schema:
@@ -139,29 +143,36 @@ def narrow_schema(dimensions: Sequence[str], keep_position: bool = False) -> pa.
     return pa.schema(fields)
 
 
-def slice_events(events: pa.Table, spec: SliceSpec, overdue: bool = False) -> Sliced:
+def slice_events(events: pa.Table, spec: SliceSpec, watermark_ms: int | None = None) -> Sliced:
     """Cut a batch of events (``EVENT_SCHEMA``) into slices; nothing is lost between the outputs.
 
     Args:
         events: the batch.
         spec: how to cut.
-        overdue: the runner may have let go of their windows: all of them are late.
+        watermark_ms: the runner may have let go of windows that ended ``kept_ms`` before: events
+            of those are late.
     """
     frame = pl.DataFrame(pl.from_arrow(events))
     window = _OCCURRED // spec.base_window_ms * spec.base_window_ms
-    late = pl.lit(False)
+    late = overdue = pl.lit(False)
     if spec.allowed_lateness_ms is not None:
         deadline = window + spec.base_window_ms + spec.allowed_lateness_ms
         received = pl.max_horizontal("received_at", "arrived_at").dt.epoch("ms")
-        late = (received > deadline).fill_null(False) | overdue
+        late = (received > deadline).fill_null(False)
+        if watermark_ms is not None:
+            overdue = ~late & (window + spec.base_window_ms + spec.kept_ms < watermark_ms)
+            late |= overdue
     inside = known = pl.lit(True)
     if spec.ranges:
         wider = tuple((start - spec.past_ms, end) for start, end in spec.ranges)
         inside, known = (within(_OCCURRED, _OCCURRED + 1, some) for some in (spec.ranges, wider))
     marked = frame.with_columns(
-        (late & inside).alias("late"), (known & ~late).alias("counted"), late.alias("too_late")
+        (late & inside).alias("late"),
+        (known & ~late).alias("counted"),
+        late.alias("too_late"),
+        overdue.alias("overdue"),
     )
-    marks = ("late", "counted", "too_late")
+    marks = ("late", "counted", "too_late", "overdue")
     late_frame, counted = marked.clear(), marked
     if not marked["counted"].all():
         late_frame, counted = marked.filter("late"), marked.filter("counted")
@@ -171,6 +182,7 @@ def slice_events(events: pa.Table, spec: SliceSpec, overdue: bool = False) -> Sl
         list(_context(marked, spec)),
         late_table.to_arrow(compat_level=pl.CompatLevel.newest()),
         frame.height - counted.height - late_frame.height,
+        late_frame["overdue"].sum(),
     )
 
 

@@ -20,7 +20,7 @@ from adtally.io.arrow import from_ipc, has_tag, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
 from adtally.io.spill import Spill, take
-from adtally.transforms.decode import OVERDUE
+from adtally.transforms.decode import WATERMARK
 from adtally.transforms.slices import Slice, SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
 from adtally.transforms.windows import Ranges, within
@@ -137,10 +137,12 @@ class _Slice(beam.DoFn):
     def setup(self) -> None:
         self._spill = Spill(self._spill_folder)
         self._late = Metrics.counter(NAMESPACE, "events_late")
+        self._overdue = Metrics.counter(NAMESPACE, "events_overdue")
         self._outside = Metrics.counter(NAMESPACE, "events_out_of_range")
 
     def process(self, events: pa.Table) -> Iterator[Any]:
-        sliced = slice_events(events, self._spec, overdue=has_tag(events, OVERDUE))
+        watermark_ms = int(tag(events, WATERMARK)) if has_tag(events, WATERMARK) else None
+        sliced = slice_events(events, self._spec, watermark_ms)
         for part in sliced.slices:
             yield self._element(part, part.table)
         for part in sliced.context:
@@ -150,6 +152,7 @@ class _Slice(beam.DoFn):
             part_name = f"{tags['block']}-{int(tags['sequence']):05d}"
             yield TaggedOutput(LATE, with_tag(sliced.late, part=part_name))
         self._late.inc(sliced.late.num_rows)
+        self._overdue.inc(sliced.overdue)
         self._outside.inc(sliced.out_of_range)
 
     def _element(self, part: Slice, table: pa.Table) -> TimestampedValue:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
+import psutil
+
 POLL_SECONDS: Final = 0.1
 LOG_TAIL_CHARACTERS: Final = 2_000
 GUARD: Final = 'read _; kill -s TERM -- "-$1"; sleep 5; kill -s KILL -- "-$1"'
@@ -308,8 +310,14 @@ class Service:
         self.start()
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): connections stay open and nothing answers."""
+        """Freeze the server (SIGSTOP): connections stay open and nothing answers.
+
+        Threads of a process stop one after the other, so it is waited for.
+        """
         self._signal(signal.SIGSTOP)
+        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        while self.running and psutil.Process(self.pid).status() not in stopped:
+            time.sleep(POLL_SECONDS / 10)
 
     def resume(self) -> None:
         """Let a paused server go on (SIGCONT)."""

@@ -51,8 +51,9 @@ def test_an_address_tells_the_message_and_not_the_delivery() -> None:
         Segment(0, f"pubsub://{TOPIC}/m1", 0, 1_001),
         Segment(8, f"pubsub://{TOPIC}/m2", 0, 1_002),
     ]
-    assert not chunk.overdue
-    assert to_chunk(PubSubBatch(TOPIC, [message(1)], overdue=True)).overdue
+    assert (chunk.block, chunk.watermark_ms) == ("clicks-0", None)
+    later = to_chunk(PubSubBatch(TOPIC, [message(1)], 3, 5_000))
+    assert (later.block, later.watermark_ms) == ("clicks-3", 5_000)
 
 
 def test_an_attribute_can_tell_messages_that_were_published_twice() -> None:
@@ -78,6 +79,10 @@ def test_attributes_are_put_into_records_for_mappings() -> None:
     ]
     again = to_chunk(PubSubBatch(TOPIC, [message(2, lines, a='"', b="x")]), "", "about")
     assert again.data == chunk.data, "whatever the order of attributes"
+    offsets = [segment.source_offset for segment in chunk.segments]
+    assert offsets == [0, 9, 13, 17, 18], "as published: an address does not depend on attributes"
+    other = to_chunk(PubSubBatch(TOPIC, [message(1, lines, c="longer")]), "", "about")
+    assert [segment.source_offset for segment in other.segments] == offsets
 
 
 def test_a_mapping_takes_the_time_from_an_attribute_and_bad_ones_are_dead_letters() -> None:
@@ -105,22 +110,22 @@ def test_a_reader_is_checkpointed_between_pulls_and_has_no_end() -> None:
     tracker = ReaderTracker(Reader(3))
     assert not tracker.is_bounded()
     assert tracker.try_split(0.5) is None, "there is nothing to divide"
-    assert tracker.try_claim(tracker.current_restriction().next)
+    assert tracker.try_claim(tracker.current_restriction().next("call"))
     with pytest.raises(ValueError, match="reader 3 was not handed back"):
         tracker.check_done()
     done, rest = tracker.try_split(0) or pytest.fail("no checkpoint")
-    assert (rest.number, rest.turns, rest.ended) == (3, 1, False)
+    assert (rest.number, rest.call, rest.turns, rest.ended) == (3, "call", 1, False)
     assert done.ended
     tracker.check_done()
-    assert not tracker.try_claim(rest.next), "nothing is handed on after a checkpoint"
+    assert not tracker.try_claim(rest.next("other")), "nothing is handed on after a checkpoint"
     assert tracker.try_split(0) is None
 
 
 def test_readers_survive_their_coder_and_fields_that_later_versions_add() -> None:
     coder = ReaderCoder()
-    reader = Reader(2, 7)
+    reader = Reader(2, "call", 7)
     assert coder.decode(coder.encode(reader)) == reader
-    later = msgspec.json.encode({"number": 2, "turns": 7, "ended": False, "new": 1})
+    later = msgspec.json.encode({"number": 2, "call": "call", "turns": 7, "new": 1})
     assert coder.decode(later) == reader
 
 
@@ -131,18 +136,13 @@ def test_the_source_splits_into_readers_once() -> None:
     assert list(pull.split("s", readers[1])) == [readers[1]]
 
 
-def test_what_comes_after_its_windows_may_be_gone_is_marked() -> None:
+def test_a_batch_carries_the_watermark_that_its_messages_met() -> None:
     pull = _Pull(_Source(CONFIG, "run", 1, 0, connect))
-    held = Timestamp(micros=(10_000_000 + SLACK_MS) * 1000)
     old, new = Message("", "old", 9_999_999, b"", {}), Message("", "new", 10_000_000, b"", {})
-    batches = list(pull._batches([old, new], held))
-    assert [(one.value.overdue, one.value.messages) for one in batches] == [
-        (False, [new]),
-        (True, [old]),
-    ]
-    assert [one.timestamp for one in batches] == [10_000, Timestamp(micros=9_999_999_000)]
-    (alone,) = pull._batches([old, new], None)
-    assert not alone.value.overdue, "there is no watermark yet, so no window is gone"
+    batch = pull._batch(2, [new, old], Timestamp(micros=123_456_789))
+    assert batch.timestamp == Timestamp(micros=9_999_999_000)
+    assert (batch.value.reader, batch.value.watermark_ms) == (2, 123_456)
+    assert pull._batch(2, [new], None).value.watermark_ms is None
 
 
 def test_windows_are_kept_for_what_is_held_the_longest() -> None:
@@ -169,7 +169,7 @@ def test_on_dataflow_the_service_reads_and_elsewhere_it_does_not() -> None:
 def test_messages_that_the_service_reads_are_batched_alike() -> None:
     collect = _Collect(TOPIC)
     collect.start_bundle()
-    at = datetime.datetime(2026, 3, 1, 12, 0, 0, 123_000, datetime.UTC)
+    at = datetime.datetime(2026, 3, 1, 12, 0, 0, 123_999, datetime.UTC)
     read = [
         PubsubMessage(b"x", {"id": "k"}, str(number), at + datetime.timedelta(seconds=number))
         for number in range(1_001)
@@ -178,7 +178,7 @@ def test_messages_that_the_service_reads_are_batched_alike() -> None:
     rest = list(collect.finish_bundle())
     assert [len(one.value.messages) for one in (*full, *rest)] == [1_000, 1]
     first = full[0].value.messages[0]
-    ms = round(at.timestamp() * 1000)
+    ms = 1_772_366_400_123  # not rounded up, as elsewhere
     assert (first.id, first.published_ms, first.data) == ("0", ms, b"x")
     assert full[0].timestamp == ms / 1000
     assert first.attributes == {"id": "k"}

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from adtally.io.kinesis_shards import TRIM_HORIZON
-from adtally.io.manifest import read_manifest
+from adtally.io.manifest import read_manifest, write_manifest
 from adtally.io.pubsub import SLACK_MS, ReadFromPubSub
 from adtally.pipelines import subscriptions
 from adtally.pipelines.cli import cli
@@ -22,12 +22,14 @@ from adtally.runners.local.pubsub_server import PROJECT, PubSubServer
 from tests import topics
 
 HOUR_MS = 3_600_000
+SOURCE = f"pubsub://projects/{PROJECT}/subscriptions/s"
 NOW_MS = 1_900_000_000_000
 
 
 def settled(read: ReadFromPubSub, output: Path, **changes: Any) -> ReadFromPubSub:
     given = {
         "explicit": False,
+        "resume": True,
         "resumed_ms": None,
         "needed_ms": 4 * HOUR_MS,
         "stateless": True,
@@ -59,6 +61,29 @@ def test_a_start_again_goes_back_but_never_past_what_waits(
     assert waits.published_ms < back_ms, "of this year; the other moment is years ahead"
     again = settled(read, tmp_path, resumed_ms=back_ms)
     assert again.start_ms == waits.published_ms, "a seek beyond would drop it"
+
+
+def test_a_start_with_state_goes_on_with_what_waits(
+    tmp_path: Path, pubsub_server: PubSubServer
+) -> None:
+    place = topics.place(pubsub_server, "begin-state")
+    write_manifest(str(tmp_path), {"pubsub_begun_ms": {place.topic.name: 1}})
+    read = ReadFromPubSub(place.config)
+    assert settled(read, tmp_path, stateless=False, tolerant=True).start_ms == 1
+    assert settled(read, tmp_path, resume=False).start_ms == TRIM_HORIZON
+
+
+def test_what_retention_took_while_the_stream_was_down_is_told(
+    tmp_path: Path, pubsub_server: PubSubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = topics.place(pubsub_server, "begin-down")
+    read = ReadFromPubSub(place.config)
+    gone_ms = NOW_MS - 8 * 24 * HOUR_MS  # a week is retained
+    with pytest.raises(ConfigError, match="have to be read again from 2030"):
+        settled(read, tmp_path, resumed_ms=gone_ms)
+    with caplog.at_level(logging.WARNING):
+        assert settled(read, tmp_path, resumed_ms=gone_ms, tolerant=True).start_ms == gone_ms
+    assert "retains 168.0 h of acknowledged messages" in caplog.text
 
 
 def test_a_run_that_wrote_nothing_is_begun_where_it_began(
@@ -97,7 +122,10 @@ def test_what_was_asked_for_is_taken_as_it_is(tmp_path: Path, pubsub_server: Pub
     assert start("TRIM_HORIZON") == subscriptions.EVERYTHING_MS
     assert start("2026-03-01T00:00:00Z") == 1_772_323_200_000
     (x,) = topics.drained(place.open())
-    assert start("LATEST") > x.published_ms
+    latest = start("LATEST")
+    assert latest > x.published_ms
+    begun = (read_manifest(str(tmp_path / "out")) or {})["pubsub_begun_ms"]
+    assert begun == {place.topic.name: subscriptions.EVERYTHING_MS}, "of the first start"
 
 
 def test_a_subscription_that_forgets_is_refused_where_a_kill_would_lose_events(
@@ -152,12 +180,16 @@ def test_windows_of_such_a_stream_are_kept_longer_and_copies_are_told_apart(
         (("--dead-letters-to", "pubsub://t"), "topic 't' is none"),
         (("--alerts", "pubsub://t"), "topic 't' is none"),
         (("--watermark-lag", "0s"), "give 1 or more"),
+        (("--source", SOURCE), "is given twice"),
+        (
+            ("--runner", "FlinkRunner", "--flink-checkpoint-every", "5m"),
+            "give 200s or less, or it would be delivered over and over",
+        ),
     ],
 )
 def test_options_that_cannot_work(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
-    source = f"pubsub://projects/{PROJECT}/subscriptions/s"
     result = CliRunner().invoke(
-        cli, ["stream", "--source", source, "--output", str(tmp_path), *options]
+        cli, ["stream", "--source", SOURCE, "--output", str(tmp_path), *options]
     )
     assert result.exit_code == 2, result.output
     assert said in " ".join(result.output.split())

@@ -193,11 +193,16 @@ def test_users_and_addresses_that_no_rule_judges_are_marked() -> None:
         assert part.table["ivt"].to_pylist() == marks
 
 
-def test_overdue_events_are_late_whatever_they_say() -> None:
+def test_events_whose_windows_the_runner_let_go_of_are_late() -> None:
     some = events({"received_at": T0 + 1}, {"occurred_at": T0 + HOUR})
-    assert slice_events(some, SPEC).late.num_rows == 0
-    sliced = slice_events(some, SPEC, overdue=True)
-    assert sliced.late.num_rows == 2
-    assert not sliced.slices
-    whole = slice_events(some, replace(SPEC, allowed_lateness_ms=None), overdue=True)
+    spec = replace(SPEC, kept_ms=20 * MINUTE)
+    kept_until = T0 + MINUTE + 20 * MINUTE
+    assert slice_events(some, spec).late.num_rows == 0
+    assert slice_events(some, spec, kept_until).late.num_rows == 0
+    sliced = slice_events(some, spec, kept_until + 1)
+    assert sliced.late["occurred_at"].cast(pa.int64()).to_pylist() == [T0]
+    assert sliced.overdue == 1
+    assert sum(part.table.num_rows for part in sliced.slices) == 1
+    assert slice_events(some, spec, kept_until + HOUR + 1).late.num_rows == 2
+    whole = slice_events(some, replace(spec, allowed_lateness_ms=None), kept_until + 1)
     assert whole.late.num_rows == 0, "a re-tally counts them"
