@@ -182,7 +182,7 @@ def slice_events(events: pa.Table, spec: SliceSpec, watermark_ms: int | None = N
         list(_context(marked, spec)),
         late_table.to_arrow(compat_level=pl.CompatLevel.newest()),
         frame.height - counted.height - late_frame.height,
-        late_frame["overdue"].sum(),
+        int(late_frame["overdue"].sum()),
     )
 
 
