@@ -167,6 +167,20 @@ def until(true: Callable[[], bool], what: str) -> float:
     return time.monotonic() - began
 
 
+def until_checkpoint(cluster: FlinkCluster) -> None:
+    """Wait until a checkpoint of the only job is whole that was begun after this call.
+
+    Then all of its tasks run, also after a kill.
+    """
+
+    def whole() -> int:
+        (job,) = cluster.jobs() + cluster.jobs("RESTARTING")
+        return int(cluster.manager.get(f"/jobs/{job}/checkpoints")["counts"]["completed"])
+
+    before = whole()
+    until(lambda: whole() >= before + 2, "a checkpoint from now on is whole")
+
+
 def until_equal(actual: Callable[[], list[Any]], expected: list[Any], what: str) -> float:
     """Wait for rows; when they do not come, tells which are missing and which are too many."""
     found: list[Any] = []

@@ -59,7 +59,7 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
 
     burst("before", range(8))
     streams.until(lambda: arrived("before"), "alerts before the kills")
-    wait_for_a_checkpoint_from_now_on(flink)
+    streams.until_checkpoint(flink)
     burst("during", range(8))
     assert flink.pool.kill_workers() > 0
     burst("before", range(8, 12))
@@ -98,14 +98,3 @@ def test_alerts_arrive_through_kills_with_the_ids_that_they_had(
     streams.until(lambda: subject in stored_texts(log), "the log is written")
     assert ADDRESS not in stored_texts(tmp_path / "out")
     assert not any(ADDRESS in str(one) for one in records.values())
-
-
-def wait_for_a_checkpoint_from_now_on(flink: FlinkCluster) -> None:
-    """Until a checkpoint is whole that was begun after this call."""
-    (job,) = flink.jobs()
-
-    def whole() -> int:
-        return int(flink.manager.get(f"/jobs/{job}/checkpoints")["counts"]["completed"])
-
-    before = whole()
-    streams.until(lambda: whole() >= before + 2, "a checkpoint after the alerts")
