@@ -30,7 +30,7 @@ def prism(tmp_path: Path) -> str:
 
 
 def requested(prism: str, *arguments: str) -> StreamRequest:
-    base = ("--source", "kinesis://events", "--output", "out", "--prism", prism)
+    base = ("--source", "kinesis://own", "--output", "out", "--prism", prism)
     given = stream.make_context("stream", [*base, *arguments]).params
     request: StreamRequest = request_of(given, (), None)
     return request
