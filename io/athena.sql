@@ -145,9 +145,17 @@ LEFT JOIN by_row a
     ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
     AND a.generation = s.generation;
 
--- Everything that did not fit.
+-- Everything that did not fit, each once: a stream that was started again may have read it twice.
 CREATE OR REPLACE VIEW dead_letters AS
 SELECT
     CAST(from_iso8601_timestamp(failed_at) AT TIME ZONE 'UTC' AS TIMESTAMP(3)) AS failed_at,
     stage, error_type, message, source, position, payload, payload_encoding, version, "date"
-FROM ${prefix}dead_letters;
+FROM (
+    SELECT
+        *,
+        row_number() OVER (
+            PARTITION BY stage, source, position, payload ORDER BY failed_at, message
+        ) AS copy
+    FROM ${prefix}dead_letters
+)
+WHERE copy = 1;

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from adtally.io import schema
+from adtally.io.dead_letters import encode_lines
 from adtally.io.files import atomic_write, join, list_paths
 from adtally.io.generations import COMMIT_SCHEMA
+from adtally.io.parquet import write_table
 
 VIEWS_NAME = "views.sql"
 
@@ -71,6 +73,29 @@ def write_views(
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
     return path
+
+
+def seed_views(output: str, dimensions: Sequence[str]) -> None:
+    """Leave an empty file for each kind that a stream writes, so that views know it from the start.
+
+    A view over files that are not there yet could only say that there are none, and nobody writes
+    the views of a stream again. The names begin with ``_``, which Spark, Athena and our own listing
+    pass over.
+    """
+    kinds = {
+        "events": schema.EVENT_SCHEMA,
+        "summaries": schema.summary_schema(dimensions),
+        "flags": schema.FLAG_SCHEMA,
+        "anomalies": schema.ANOMALY_SCHEMA,
+        "verdicts": schema.verdict_schema(dimensions),
+        "generations": COMMIT_SCHEMA,
+    }
+    for kind, like in kinds.items():
+        if not _any(output, kind, ".parquet"):
+            write_table(like.empty_table(), join(output, kind, "_empty.parquet"))
+    if not _any(output, "dead-letters", ".jsonl.gz"):
+        with atomic_write(join(output, "dead-letters", "_empty.jsonl.gz")) as file:
+            file.write(encode_lines([]))
 
 
 def _quoted(text: str) -> str:

@@ -151,6 +151,9 @@ LEFT JOIN by_row a
     ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
     AND a.generation = s.generation;
 
--- Everything that did not fit.
+-- Everything that did not fit, each once: a stream that was started again may have read it twice.
 CREATE OR REPLACE VIEW dead_letters AS
-SELECT * FROM ${dead_letters};
+SELECT * FROM ${dead_letters}
+QUALIFY row_number() OVER (
+    PARTITION BY stage, source, position, payload ORDER BY failed_at, message
+) = 1;

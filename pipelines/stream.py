@@ -13,6 +13,7 @@ from adtally.io.event_log import STREAM_PREFIX, reached_ms
 from adtally.io.kinesis_shards import TRIM_HORIZON
 from adtally.io.pubsub import ReadFromPubSub
 from adtally.io.reads import Read, address, of_run
+from adtally.io.views import seed_views
 from adtally.pipelines import subscriptions
 from adtally.pipelines.backfill import (
     Outcome,
@@ -96,6 +97,7 @@ def prepare(request: StreamRequest) -> Job:
     job = planned(request)
     settle_manifest(job)
     subscriptions.note_begin(job.reads, job.output, now_ms())
+    seed_views(job.output, job.settings.dimensions)
     leave_views(job)
     return job
 

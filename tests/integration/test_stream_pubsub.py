@@ -65,7 +65,7 @@ def test_prism_killed_with_all_acknowledged_and_nothing_written_loses_nothing(
     with streams.running(*given, log=log) as process:
         streams.until(lambda: acknowledged() == len(lines[0::2]), "all is acknowledged")
         streams.end(process, signal.SIGKILL)
-    assert not list(live.glob("events/**/*.parquet")), "all of it was in memory alone"
+    assert not list(live.glob("events/date=*/**/*.parquet")), "all of it was in memory alone"
 
     place.put(lines[1::2])
     with streams.running(*given, *OFTEN, log=log):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from adtally.io.dead_letters import DeadLetter, write_dead_letters
 from adtally.io.generations import commit
 from adtally.io.parquet import LogWriter, write_table
 from adtally.io.schema import EVENT_SCHEMA, FLAG_SCHEMA, summary_schema
-from adtally.io.views import views_sql, write_views
+from adtally.io.views import seed_views, views_sql, write_views
 
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 MINUTE = 60_000
@@ -185,3 +186,35 @@ def test_the_text_says_where_the_data_is(tmp_path: Path) -> None:
     assert f"'{tmp_path}/events/**/*.parquet'" in text
     assert "// 10000 * 10000" in text
     assert "${" not in text
+
+
+def test_views_of_a_stream_are_written_once_and_see_what_comes_later(tmp_path: Path) -> None:
+    seed_views(str(tmp_path), ())
+    connection = opened(tmp_path)
+    kinds = ("events", "summaries", "flags", "verdicts", "anomalies", "dead_letters", "generations")
+
+    def rows() -> dict[str, int]:
+        return {
+            kind: connection.execute(f"SELECT count(*) FROM {kind}").fetchall()[0][0]
+            for kind in kinds
+        }
+
+    assert set(rows().values()) == {0}
+    event = {"event_type": "click", "event_id": "e", "advertiser_id": "a", "occurred_at": START}
+    write_events(tmp_path, event)
+    write_summary(tmp_path, 0, 0, 1, 1)
+    letter = DeadLetter.of(
+        failed_at=START, stage="decode", error_type="x", message="m", source="s", position="1",
+        payload=b"{",
+    )  # fmt: skip
+    for number in range(2):  # read again by a stream that was started again
+        again = dataclasses.replace(letter, failed_at=START + number)
+        write_dead_letters([again], str(tmp_path / "dead-letters"), f"b-{number}")
+    assert {kind: count for kind, count in rows().items() if count} == {
+        "events": 1,
+        "summaries": 1,
+        "dead_letters": 1,
+    }
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    seed_views(str(tmp_path), ())
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before

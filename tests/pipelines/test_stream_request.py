@@ -46,6 +46,7 @@ from adtally.pipelines.stream import (
 from adtally.pipelines.stream_cli import attend, line, request_of
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.rules.ruleset import Ruleset
+from tests import streams
 from tests.io.test_views import EVENT_SCHEMA, table
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -359,7 +360,13 @@ def test_a_prepared_output_has_its_settings_and_views_and_no_data(tmp_path: Path
     assert job.output == str(folder)
     assert job.reads == request.reads
     assert job.streaming == Streaming(job.id, pane_seconds=7, flush_seconds=60, writers=3)
-    assert sorted(path.name for path in folder.iterdir()) == ["adtally.json", "views.sql"]
+    names = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    assert [name for name in names if not name.startswith("_empty.")] == [
+        "adtally.json",
+        "views.sql",
+    ]
+    views = streams.views(folder)
+    assert views.execute("SELECT count(*) FROM event_rows").fetchall() == [(0,)]
     manifest = read_manifest(str(folder)) or {}
     assert manifest["window_seconds"] == 300
     assert manifest["rollup_seconds"] == [3600]
