@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import apache_beam as beam
+import xxhash
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider
@@ -60,13 +61,14 @@ class PubSubBatch:
     Attributes:
         topic: ``projects/PROJECT/topics/NAME``.
         messages: at least one.
-        reader: that pulled them. It gives batches in the order of their watermarks.
+        reader: that pulled them, of one subscription. It gives batches in the order of their
+            watermarks.
         watermark_ms: the reader's when they came, in milliseconds; None where it has none.
     """
 
     topic: str
     messages: list[Message]
-    reader: int = 0
+    reader: str = "0"
     watermark_ms: int | None = None
 
 
@@ -234,7 +236,9 @@ class _Pull(beam.DoFn, RestrictionProvider):
 
     def _batch(self, reader: int, messages: list[Message], held: Any) -> TimestampedValue:
         watermark_ms = None if held is None else held.micros // 1000
-        batch = PubSubBatch(self._source.config.topic, messages, reader, watermark_ms)
+        config = self._source.config
+        name = f"{xxhash.xxh3_64_hexdigest(config.subscription.encode())[:8]}-{reader}"
+        batch = PubSubBatch(config.topic, messages, name, watermark_ms)
         return TimestampedValue(batch, min(one.published_ms for one in messages) / 1000)
 
     def _advance(self, watermark: Any) -> None:

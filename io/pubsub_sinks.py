@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from adtally.io.alerts import AlertSinkError, AlertWriter, Line
 from adtally.io.dead_letters import LetterBatch, encode_line
 from adtally.io.pubsub_client import PubSubError, connect_publisher
-from adtally.io.pubsub_publisher import Topic, publish
+from adtally.io.pubsub_publisher import LONGEST_MESSAGE, Topic, publish
 from adtally.io.sources import NAMESPACE
 
 ADVERTISER: str = "advertiser_id"
@@ -57,7 +57,8 @@ class PublishDeadLetters(beam.PTransform):
     """Send dead letters to a topic, each as a message: what its line in a file is.
 
     Guarantee: at least once; (``source``, ``position``) tells them apart. ``stage`` and
-    ``error_type`` are attributes, for filters of subscriptions.
+    ``error_type`` are attributes, for filters of subscriptions. A letter that is too long for a
+    message is in the files alone, and counted as ``dead_letters_too_long``.
     """
 
     topic: Topic
@@ -77,17 +78,17 @@ class _Publish(beam.DoFn):
     def setup(self) -> None:
         self._client = connect_publisher(self._topic.endpoint)
         self._count = Metrics.counter(NAMESPACE, "dead_letters_published")
+        self._unsent = Metrics.counter(NAMESPACE, "dead_letters_too_long")
 
     def process(self, batch: LetterBatch) -> None:
-        publish(
-            self._client,
-            self._topic,
-            (
-                (encode_line(one), {"stage": one.stage, "error_type": one.error_type})
-                for one in batch.letters
-            ),
-        )
-        self._count.inc(len(batch.letters))
+        messages = [
+            (encode_line(one), {"stage": one.stage, "error_type": one.error_type})
+            for one in batch.letters
+        ]
+        sent = [one for one in messages if len(one[0]) <= LONGEST_MESSAGE]
+        publish(self._client, self._topic, sent)
+        self._count.inc(len(sent))
+        self._unsent.inc(len(messages) - len(sent))
 
     def teardown(self) -> None:
         if self._client is not None:

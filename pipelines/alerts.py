@@ -65,7 +65,9 @@ def alerts_of(given: dict[str, Any], quotas: Quotas) -> tuple[AlertSink | None, 
         given["kinesis_endpoint"],
         given["pubsub_endpoint"],
     )
-    if any(_same(given["alerts"], source) for source in given["sources"]):
+    if not given["alerts"].startswith("pubsub://") and any(
+        _same(given["alerts"], source) for source in given["sources"]
+    ):
         raise ConfigError(
             f"--alerts {given['alerts']} is read by this stream too: its alerts would come back as "
             f"events. Give another stream."

@@ -145,6 +145,7 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
     if request.dataflow is not None and request.dataflow.update:
         check_running(list(request.arguments), request.dataflow.job_name)
     job = prepare(request)
+    subscriptions.check_apart(job.reads, _topics(job))
     check_elasticsearch(job)
     if job.alerts is not None:
         job.alerts.check()
@@ -154,6 +155,12 @@ def stream(request: StreamRequest) -> tuple[Job, Any]:
         _LOG.info("reading stream=%s from=%s job=%s", address(read), _shown(read.start_ms), job.id)
     subscriptions.begin(job.reads)
     return job, start(partial(build, job=job), request.arguments)
+
+
+def _topics(job: Job) -> dict[str, str]:
+    """Topics of Pub/Sub that a job writes to, by option."""
+    told = {"--dead-letters-to": job.letter_topic, "--alerts": getattr(job.alerts, "topic", None)}
+    return {option: topic.name for option, topic in told.items() if topic is not None}
 
 
 def dry_run(request: StreamRequest) -> Any:

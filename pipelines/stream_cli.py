@@ -91,7 +91,7 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
     from adtally.io.kinesis_shards import TRIM_HORIZON
     from adtally.pipelines.backfill import now_ms
     from adtally.pipelines.dataflow_cli import check_reach, dataflow_of
-    from adtally.pipelines.job import ConfigError
+    from adtally.pipelines.job import ConfigError, shown_time
     from adtally.pipelines.requests import goes_on, stream_settings_for
     from adtally.pipelines.stream import StreamRequest
     from adtally.transforms.mapping import identity_mapping, load_mapping
@@ -100,6 +100,11 @@ def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: 
         given["start"], given["start"]
     )
     stop = now_ms() if given["stop_at"] == TIP else given["stop_at"]
+    if isinstance(given["start"], int) and given["start"] > now_ms():
+        raise ConfigError(
+            f"--start {shown_time(given['start'])} is still to come; what arrives before it would "
+            f"not be read. Give a time that is past, or LATEST."
+        )
     if stop == OLDEST:
         raise ConfigError("--stop-at TRIM_HORIZON would read nothing; give LATEST or a time.")
     reads = reads_of(given, start, stop)
@@ -143,7 +148,9 @@ def attend(result: Any, quiet: bool) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupted)
+    # Beam takes Ctrl-C for itself and ends Prism, so that nothing can be asked of it any more.
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, interrupted) for number in numbers}
     next_line = time.monotonic() + LOG_SECONDS
     try:
         while not PipelineState.is_terminal(result.state):
@@ -155,7 +162,8 @@ def attend(result: Any, quiet: bool) -> None:
                     _LOG.info(line(counts))
         result.wait_until_finish()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def line(counts: dict[str, int]) -> str:

@@ -77,12 +77,11 @@ def settled(
             _LOG.warning("%s", lost)
         if explicit or not resume:
             return read
-        back_ms = resumed_ms or (manifest.read_manifest(output) or {}).get(_BEGUN, {}).get(
-            details.topic
-        )
+        begun = (manifest.read_manifest(output) or {}).get(_BEGUN, {})
+        back_ms = resumed_ms or begun.get(read.config.subscription)
         if back_ms is None:
             return read
-        if now_ms - back_ms > details.replays_ms:
+        if back_ms > EVERYTHING_MS and now_ms - back_ms > details.replays_ms:
             gone = (
                 f"{read.config.subscription} retains {details.replays_ms / 3_600_000:.1f} h of "
                 f"acknowledged messages, and would have to be read again from "
@@ -111,20 +110,41 @@ def _what_is_missing(read: ReadFromPubSub, replays_ms: int, needed_ms: int) -> s
 
 
 def note_begin(reads: tuple[Any, ...], output: str, now_ms: int) -> None:
-    """Note in an output when each topic was first read: what waits now is older than that.
+    """Note in an output from when on each subscription was read, at the earliest.
 
     A run that is killed before it has written anything leaves nothing else behind.
     """
     known = manifest.read_manifest(output) or {}
     begun = dict(known.get(_BEGUN, {}))
     for read in reads:
-        if isinstance(read, ReadFromPubSub) and read.config.topic not in begun:
-            begun[read.config.topic] = read.start_ms
-            if read.start_ms == TRIM_HORIZON:
-                with _opened(read) as pubsub:
-                    begun[read.config.topic] = pubsub.oldest_waiting_ms() or now_ms
+        if not isinstance(read, ReadFromPubSub):
+            continue
+        from_ms = read.start_ms
+        if from_ms == TRIM_HORIZON:
+            with _opened(read) as pubsub:
+                from_ms = pubsub.oldest_waiting_ms() or now_ms
+        name = read.config.subscription
+        begun[name] = min(from_ms, begun.get(name, from_ms))
     if begun != known.get(_BEGUN, {}):
         manifest.write_manifest(output, {**known, _BEGUN: begun})
+
+
+def check_apart(reads: tuple[Any, ...], targets: dict[str, str]) -> None:
+    """Refuse to write to a topic that is read: what is written would come back, and grow.
+
+    Args:
+        reads: the streams.
+        targets: topics that are written to, by option.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    for option, topic in targets.items():
+        if any(isinstance(read, ReadFromPubSub) and read.config.topic == topic for read in reads):
+            raise ConfigError(
+                f"{option} {topic} is the topic that this stream reads: what is sent there would "
+                f"come back as records. Give another topic."
+            )
 
 
 def begin(reads: tuple[Any, ...]) -> None:

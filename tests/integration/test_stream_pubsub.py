@@ -182,3 +182,17 @@ def test_flink_through_kills_a_savepoint_and_deliveries_that_come_again(
     )
     assert len(streams.in_log(live)) == sql.execute("SELECT count(*) FROM events").fetchone()[0]
     assert copies() > 0, "some were delivered again, or this shows nothing"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_end_that_was_asked_for_is_told_and_no_failure(
+    tmp_path: Path, pubsub_server: PubSubServer, number: signal.Signals
+) -> None:
+    place = topics.place(pubsub_server, f"ended-{number.name.lower()}")
+    log = tmp_path / "stream.log"
+    given = ("stream", *place.source, "--output", str(tmp_path / "out"), *QUICK)
+    with streams.running(*given, log=log) as process:
+        streams.until(lambda: "pubsub_messages=" in log.read_text(), "it reads")
+        process.send_signal(number)
+        assert process.wait(60) == 0, log.read_text()[-2_000:]
+    assert "ended; the next start reads again" in log.read_text()

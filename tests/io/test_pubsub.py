@@ -52,8 +52,8 @@ def test_an_address_tells_the_message_and_not_the_delivery() -> None:
         Segment(8, f"pubsub://{TOPIC}/m2", 0, 1_002),
     ]
     assert (chunk.block, chunk.watermark_ms) == ("clicks-0", None)
-    later = to_chunk(PubSubBatch(TOPIC, [message(1)], 3, 5_000))
-    assert (later.block, later.watermark_ms) == ("clicks-3", 5_000)
+    later = to_chunk(PubSubBatch(TOPIC, [message(1)], "s-3", 5_000))
+    assert (later.block, later.watermark_ms) == ("clicks-s-3", 5_000)
 
 
 def test_an_attribute_can_tell_messages_that_were_published_twice() -> None:
@@ -141,7 +141,11 @@ def test_a_batch_carries_the_watermark_that_its_messages_met() -> None:
     old, new = Message("", "old", 9_999_999, b"", {}), Message("", "new", 10_000_000, b"", {})
     batch = pull._batch(2, [new, old], Timestamp(micros=123_456_789))
     assert batch.timestamp == Timestamp(micros=9_999_999_000)
-    assert (batch.value.reader, batch.value.watermark_ms) == (2, 123_456)
+    assert batch.value.watermark_ms == 123_456
+    assert batch.value.reader.endswith("-2")
+    other = PubSubConfig("projects/other-project/subscriptions/clicks", TOPIC)
+    elsewhere = _Pull(_Source(other, "run", 1, 0, connect))._batch(2, [new], None)
+    assert elsewhere.value.reader != batch.value.reader, "readers of two regions are told apart"
     assert pull._batch(2, [new], None).value.watermark_ms is None
 
 
@@ -242,14 +246,15 @@ def test_dead_letters_are_messages_that_say_what_their_lines_say(
             position=str(number),
             payload=payload,
         )
-        for number, payload in enumerate([b"{", b"\xff"])
+        for number, payload in enumerate([b"{", b"\xff", b'"' * LONGEST_MESSAGE])
     ]
 
     def wire(pipeline: beam.Pipeline) -> None:
         batches: Any = pipeline | beam.Create([LetterBatch("b", 0, letters)])
         batches | PublishDeadLetters(place.topic)
 
-    assert run_bounded(wire, "DirectRunner", [])["dead_letters_published"] == 2
+    counts = run_bounded(wire, "DirectRunner", [])
+    assert (counts["dead_letters_published"], counts["dead_letters_too_long"]) == (2, 1)
     found = topics.drained(place.open())
     assert {one.attributes["error_type"] for one in found} == {"invalid_json"}
     assert {one.attributes["stage"] for one in found} == {"decode"}

@@ -67,7 +67,7 @@ def test_a_start_with_state_goes_on_with_what_waits(
     tmp_path: Path, pubsub_server: PubSubServer
 ) -> None:
     place = topics.place(pubsub_server, "begin-state")
-    write_manifest(str(tmp_path), {"pubsub_begun_ms": {place.topic.name: 1}})
+    write_manifest(str(tmp_path), {"pubsub_begun_ms": {place.config.subscription: 1}})
     read = ReadFromPubSub(place.config)
     assert settled(read, tmp_path, stateless=False, tolerant=True).start_ms == 1
     assert settled(read, tmp_path, resume=False).start_ms == TRIM_HORIZON
@@ -99,7 +99,7 @@ def test_a_run_that_wrote_nothing_is_begun_where_it_began(
     (x,) = topics.drained(pubsub)
     pubsub.acknowledge([x.ack_id])
     noted = (read_manifest(str(tmp_path)) or {})["pubsub_begun_ms"]
-    assert noted == {place.topic.name: x.published_ms}
+    assert noted == {place.config.subscription: x.published_ms}
     second = prepare(request)
     assert first.reads[0].start_ms == TRIM_HORIZON
     assert second.reads[0].start_ms == x.published_ms
@@ -119,13 +119,16 @@ def test_what_was_asked_for_is_taken_as_it_is(tmp_path: Path, pubsub_server: Pub
         params = cli.commands["stream"].make_context("stream", list(given)).params
         return prepare(request_of(params, (), None)).reads[0].start_ms
 
-    assert start("TRIM_HORIZON") == subscriptions.EVERYTHING_MS
     assert start("2026-03-01T00:00:00Z") == 1_772_323_200_000
+    assert start("TRIM_HORIZON") == subscriptions.EVERYTHING_MS
     (x,) = topics.drained(place.open())
     latest = start("LATEST")
     assert latest > x.published_ms
     begun = (read_manifest(str(tmp_path / "out")) or {})["pubsub_begun_ms"]
-    assert begun == {place.topic.name: subscriptions.EVERYTHING_MS}, "of the first start"
+    assert begun == {place.config.subscription: subscriptions.EVERYTHING_MS}, "the earliest"
+    again = (*place.source, "--output", str(tmp_path / "out"))
+    params = cli.commands["stream"].make_context("stream", list(again)).params
+    assert prepare(request_of(params, (), None)).reads[0].start_ms == subscriptions.EVERYTHING_MS
 
 
 def test_a_subscription_that_forgets_is_refused_where_a_kill_would_lose_events(
@@ -150,6 +153,14 @@ def test_a_subscription_that_forgets_is_refused_where_a_kill_would_lose_events(
     settled(ReadFromPubSub(kept), tmp_path, needed_ms=23 * HOUR_MS)
     with pytest.raises(ConfigError, match=r"retains 24\.0 h"):
         settled(ReadFromPubSub(kept), tmp_path, needed_ms=25 * HOUR_MS)
+
+
+def test_what_is_written_must_not_be_read(pubsub_server: PubSubServer) -> None:
+    place = topics.place(pubsub_server, "begin-loop")
+    reads = (ReadFromPubSub(place.config),)
+    subscriptions.check_apart(reads, {"--dead-letters-to": place.topic.name + "-letters"})
+    with pytest.raises(ConfigError, match=r"--dead-letters-to .* would come back as records"):
+        subscriptions.check_apart(reads, {"--dead-letters-to": place.topic.name})
 
 
 def test_ordering_is_warned_of(
@@ -181,6 +192,7 @@ def test_windows_of_such_a_stream_are_kept_longer_and_copies_are_told_apart(
         (("--alerts", "pubsub://t"), "topic 't' is none"),
         (("--watermark-lag", "0s"), "give 1 or more"),
         (("--source", SOURCE), "is given twice"),
+        (("--start", "2199-01-01"), "is still to come"),
         (
             ("--runner", "FlinkRunner", "--flink-checkpoint-every", "5m"),
             "give 200s or less, or it would be delivered over and over",
