@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import apache_beam as beam
 
+from adtally.runners.local.go_program import go_install
 from adtally.runners.local.service import MissingSystemPart, cache_folder
 
 NAME: Final = "PrismRunner"
@@ -65,19 +64,9 @@ def prism_arguments(given: str | None = None) -> list[str]:
 
 def _built(target: Path) -> Path:
     _LOG.info("building Prism %s with Go, once; this takes some two minutes", beam.__version__)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".prism-") as scratch:
-        done = subprocess.run(
-            ["go", "install", f"{_MODULE}@v{beam.__version__}"],
-            env={**os.environ, "GOBIN": scratch},
-            capture_output=True,
-            text=True,
-            check=False,
+    if said := go_install(_MODULE, beam.__version__, target):
+        raise MissingSystemPart(
+            f"Prism {beam.__version__} could not be built, so no stream can run here:\n"
+            f"{said}\nGive a binary with --prism."
         )
-        if done.returncode:
-            raise MissingSystemPart(
-                f"Prism {beam.__version__} could not be built, so no stream can run here:\n"
-                f"{done.stderr[-2_000:]}\nGive a binary with --prism."
-            )
-        Path(scratch, "prism").rename(target)
     return target

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from adtally.runners.local.go_program import go_install
 from adtally.runners.local.service import (
     MissingSystemPart,
     Service,
@@ -44,21 +42,11 @@ def install(version: str = VERSION) -> Path:
     if missing():
         raise MissingSystemPart(missing())
     _LOG.info("building fake-gcs-server %s with Go, once; this takes some minutes", version)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gcs-") as scratch:
-        done = subprocess.run(
-            ["go", "install", f"{_MODULE}@v{version}"],
-            env={**os.environ, "GOBIN": scratch},
-            capture_output=True,
-            text=True,
-            check=False,
+    if said := go_install(_MODULE, version, target):
+        raise MissingSystemPart(
+            f"fake-gcs-server {version} could not be built, so there is no Google Cloud "
+            f"Storage on this machine:\n{said}\nIt needs Go 1.21 or newer."
         )
-        if done.returncode:
-            raise MissingSystemPart(
-                f"fake-gcs-server {version} could not be built, so there is no Google Cloud "
-                f"Storage on this machine:\n{done.stderr[-2_000:]}\nIt needs Go 1.21 or newer."
-            )
-        Path(scratch, "fake-gcs-server").rename(target)
     return target
 
 
