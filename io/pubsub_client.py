@@ -74,11 +74,6 @@ class PubSubConfig:
                 f"pubsub://projects/PROJECT/subscriptions/NAME."
             )
 
-    @property
-    def name(self) -> str:
-        """The subscription, for people."""
-        return self.subscription
-
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -23,9 +23,6 @@ from adtally.runners.local.service import (
 )
 
 PROJECT: Final = "local-project"
-EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
-"""The variable by which Google's clients, and ours, find an emulator."""
-
 RETENTION_SECONDS: Final = 7 * 86_400
 _MODULE: Final = "cloud.google.com/go/pubsub/v2@v2.9.0"
 _PARTS: Final = ("main.go", "go.mod", "go.sum")
