@@ -26,7 +26,7 @@ from click.testing import CliRunner
 
 from adtally.pipelines.cli import cli
 from adtally.pipelines.stream import stream
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream_request
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
 from adtally.transforms import tally_windows
@@ -93,7 +93,7 @@ def running(runner: str, arguments: tuple[str, ...]) -> Iterator[None]:
             yield
         return
     context = cli.commands["stream"].make_context("stream", list(arguments))
-    _, job = stream(request_of(context.params, (), None))
+    _, job = stream(stream_request(context.params, (), None))
     try:
         yield
     finally:

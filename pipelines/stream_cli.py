@@ -8,9 +8,29 @@ import time
 from typing import Any, Final
 
 import click
+from rich.console import Console
 
 from adtally.pipelines.alerts import alert_options, alerts_of
-from adtally.pipelines.options import Duration, Instant, options
+from adtally.pipelines.failures import failures
+from adtally.pipelines.options import (
+    Duration,
+    Instant,
+    PassThrough,
+    config_option,
+    elasticsearch_options,
+    options,
+    output_option,
+    ready,
+    run_options,
+    tally_options,
+)
+from adtally.pipelines.run_cli import (
+    elasticsearch_of,
+    install_templates,
+    limit_dead_letters,
+    show_outcome,
+    watch,
+)
 from adtally.pipelines.runner_options import runner_arguments, runner_options
 from adtally.pipelines.sources import letter_topic, read_options, reads_of
 
@@ -82,7 +102,61 @@ stream_options = options(
 )
 
 
-def request_of(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: Any) -> Any:
+@click.command(cls=PassThrough)
+@stream_options
+@output_option
+@tally_options
+@elasticsearch_options
+@click.option(
+    "--elasticsearch-setup",
+    is_flag=True,
+    help="Install the index templates first, as 'adtally elasticsearch setup' does.",
+)
+@run_options
+@config_option
+@click.pass_context
+def stream(ctx: click.Context, /, **given: Any) -> None:
+    """Read a live stream; write what a backfill writes, minute by minute.
+
+    DirectRunner means Prism here, which keeps no state: after a kill the stream is read again from
+    before the oldest open window. FlinkRunner keeps its state in checkpoints, DataflowRunner in the
+    cloud, where the job runs on by itself.
+    """
+    with failures(given["debug"], "the next start reads what is missing"):
+        from adtally.pipelines import stream as runs
+        from adtally.pipelines.dataflow_cli import launch
+        from adtally.runners.unbounded import RESTORE_SECONDS, SETTLE_SECONDS, settle
+
+        ready(ctx)
+        request = stream_request(given, tuple(ctx.args), elasticsearch_of(given))
+        if given["elasticsearch_setup"]:
+            install_templates(request)
+        console = Console(stderr=True)
+        if given["stop_at"] is not None:
+            outcome = runs.read_up_to_now(request, given["runner"], watch(console, given))
+            show_outcome(outcome, console)
+            limit_dead_letters(outcome.report, given["max_dead_letter_ratio"])
+            return
+        if request.dataflow is not None:
+            launch(request, request.dataflow, console)
+            return
+        job, result = runs.stream(request)
+        console.print(f"output   {job.output}", soft_wrap=True)
+        console.print(f"look     duckdb -init {job.output.rstrip('/')}/views.sql", soft_wrap=True)
+        if given["detach"]:
+            settle(result, RESTORE_SECONDS if given["flink_savepoint"] else SETTLE_SECONDS)
+            return
+        try:
+            attend(result, given["quiet"])
+        except KeyboardInterrupt:
+            if given["runner"] == "FlinkRunner" and given["flink_environment"]:
+                console.print("the job runs on; end it through Flink, with a savepoint")
+                return
+            result.cancel()
+            console.print("ended; the next start reads again from before the oldest open window")
+
+
+def stream_request(given: dict[str, Any], beam_arguments: tuple[str, ...], elastic: Any) -> Any:
     """The options as a request.
 
     Raises:

@@ -9,8 +9,9 @@ from typing import Final
 
 import click
 
-from adtally.pipelines.cli import cli, stream
+from adtally.pipelines.cli import cli
 from adtally.pipelines.dataflow_cli import OURS
+from adtally.pipelines.stream_cli import stream
 from adtally.runners.dataflow import NAME
 
 SPLIT: Final = "source"

@@ -14,7 +14,7 @@ import pytest
 
 from adtally.pipelines.cli import cli
 from adtally.pipelines.stream import stream
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream_request
 from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from adtally.runners.unbounded import counters
 from tests import streams
@@ -69,7 +69,7 @@ def running(server: KinesisServer, name: str, output: Path, *more: str) -> Itera
     where = ("--source", f"kinesis://{name}", "--kinesis-region", REGION)
     given = (*where, "--kinesis-endpoint", server.url, "--output", str(output), *QUICK, *more)
     context = cli.commands["stream"].make_context("stream", list(given))
-    _, result = stream(request_of(context.params, (), None))
+    _, result = stream(stream_request(context.params, (), None))
     try:
         yield result
     finally:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from adtally.pipelines.cli import cli
 from adtally.pipelines.stream import stream
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream_request
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from adtally.runners.unbounded import counters
@@ -48,7 +48,7 @@ def test_windows_close_beside_an_idle_shard_and_a_clock_a_day_ahead(
     client = streams.create_stream(kinesis_server.url, "idle", 2)
     given = arguments(kinesis_server, "idle", tmp_path / "out", "--window", "10s")
     context = cli.commands["stream"].make_context("stream", list(given))
-    _, result = stream(request_of(context.params, (), None))
+    _, result = stream(stream_request(context.params, (), None))
     begun = time.time()
     numbers: Iterator[int] = iter(range(1_000_000))
 

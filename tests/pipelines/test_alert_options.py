@@ -11,10 +11,10 @@ from adtally.io.alerts import FileAlerts, FolderAlerts, KinesisAlerts
 from adtally.io.kinesis_client import KinesisConfig
 from adtally.io.manifest import read_manifest
 from adtally.pipelines.alerts import parse_target
-from adtally.pipelines.cli import cli, stream
+from adtally.pipelines.cli import cli
 from adtally.pipelines.job import ConfigError
 from adtally.pipelines.stream import StreamRequest, prepare
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream, stream_request
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.rules.quotas import Quotas
 
@@ -32,7 +32,7 @@ def prism(tmp_path: Path) -> str:
 def requested(prism: str, *arguments: str) -> StreamRequest:
     base = ("--source", "kinesis://own", "--output", "out", "--prism", prism)
     given = stream.make_context("stream", [*base, *arguments]).params
-    request: StreamRequest = request_of(given, (), None)
+    request: StreamRequest = stream_request(given, (), None)
     return request
 
 

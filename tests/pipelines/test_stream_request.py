@@ -25,7 +25,7 @@ from adtally.io.kinesis import TRIM_HORIZON, KinesisConfig, ReadFromKinesis
 from adtally.io.manifest import read_manifest
 from adtally.io.parquet import write_table
 from adtally.pipelines.backfill import now_ms
-from adtally.pipelines.cli import cli, stream
+from adtally.pipelines.cli import cli
 from adtally.pipelines.job import (
     STREAM_SHARDS,
     ConfigError,
@@ -43,7 +43,7 @@ from adtally.pipelines.stream import (
     settled_reads,
     told_from,
 )
-from adtally.pipelines.stream_cli import attend, line, request_of
+from adtally.pipelines.stream_cli import attend, line, stream, stream_request
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.rules.ruleset import Ruleset
 from tests import streams
@@ -96,7 +96,7 @@ def requested(prism: str, *arguments: str, beam: tuple[str, ...] = ()) -> Stream
     """The request that the command line makes of its options."""
     base = ("--source", "kinesis://events", "--output", "out", "--prism", prism)
     given = stream.make_context("stream", [*base, *arguments]).params
-    request: StreamRequest = request_of(given, beam, None)
+    request: StreamRequest = stream_request(given, beam, None)
     return request
 
 

@@ -17,7 +17,7 @@ from adtally.pipelines import subscriptions
 from adtally.pipelines.cli import cli
 from adtally.pipelines.job import ConfigError, Settings
 from adtally.pipelines.stream import StreamRequest, prepare
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream_request
 from adtally.runners.local.pubsub_server import PROJECT, PubSubServer
 from tests import topics
 
@@ -117,7 +117,7 @@ def test_what_was_asked_for_is_taken_as_it_is(tmp_path: Path, pubsub_server: Pub
     def start(position: str) -> int:
         given = (*place.source, "--output", str(tmp_path / "out"), "--start", position)
         params = cli.commands["stream"].make_context("stream", list(given)).params
-        return prepare(request_of(params, (), None)).reads[0].start_ms
+        return prepare(stream_request(params, (), None)).reads[0].start_ms
 
     assert start("2026-03-01T00:00:00Z") == 1_772_323_200_000
     assert start("TRIM_HORIZON") == subscriptions.EVERYTHING_MS
@@ -128,7 +128,7 @@ def test_what_was_asked_for_is_taken_as_it_is(tmp_path: Path, pubsub_server: Pub
     assert begun == {place.config.subscription: subscriptions.EVERYTHING_MS}, "the earliest"
     again = (*place.source, "--output", str(tmp_path / "out"))
     params = cli.commands["stream"].make_context("stream", list(again)).params
-    assert prepare(request_of(params, (), None)).reads[0].start_ms == subscriptions.EVERYTHING_MS
+    assert prepare(stream_request(params, (), None)).reads[0].start_ms == subscriptions.EVERYTHING_MS
 
 
 def test_a_subscription_that_forgets_is_refused_where_a_kill_would_lose_events(
@@ -222,7 +222,7 @@ def test_an_emulator_is_found_by_google_s_variable(
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", place.host)
     given = (*place.source[:2], "--output", str(tmp_path / "out"))
     params = cli.commands["stream"].make_context("stream", list(given)).params
-    (read,) = request_of(params, (), None).reads
+    (read,) = stream_request(params, (), None).reads
     assert read.config.endpoint == place.host, "workers elsewhere have no such variable"
 
 

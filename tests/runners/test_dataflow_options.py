@@ -20,10 +20,9 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from adtally.io.elasticsearch import API_KEY_ENV, PASSWORD_ENV, USERNAME_ENV, ElasticsearchConfig
 from adtally.io.manifest import write_manifest
-from adtally.pipelines.cli import stream
 from adtally.pipelines.dataflow_cli import OURS
 from adtally.pipelines.job import ConfigError
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream, stream_request
 from adtally.runners.dataflow import DataflowConfig, checkout_setup
 from adtally.runners.direct import unknown_arguments
 
@@ -44,7 +43,7 @@ def requested(*arguments: str, beam: tuple[str, ...] = (), elastic: Any = None) 
     """The request that the command line makes; a dry run, whose output may be on this machine."""
     base = ("--source", "kinesis://events", "--output", "out", "--dataflow-dry-run", "dry")
     given = stream.make_context("stream", [*base, *NEEDED, *arguments]).params
-    return request_of(given, beam, elastic)
+    return stream_request(given, beam, elastic)
 
 
 def validated(config: DataflowConfig) -> list[str]:
@@ -270,7 +269,7 @@ def test_what_is_missing_is_named() -> None:
     base = ["--source", "kinesis://events", "--output", "out", "--runner", "DataflowRunner"]
     given = stream.make_context("stream", [*base, "--dataflow-region", "europe-west1"]).params
     with pytest.raises(ConfigError, match="needs --dataflow-project, --dataflow-temp-location too"):
-        request_of(given, (), None)
+        stream_request(given, (), None)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +284,7 @@ def test_what_only_dataflow_does_is_refused_elsewhere(option: tuple[str, ...]) -
     base = ["--source", "kinesis://events", "--output", "out", "--runner", "PrismRunner"]
     given = stream.make_context("stream", [*base, *option]).params
     with pytest.raises(ConfigError, match=f"{option[0]} is of no use to --runner PrismRunner"):
-        request_of(given, (), None)
+        stream_request(given, (), None)
 
 
 def test_a_mistake_is_told_as_one_of_the_command_line() -> None:
@@ -321,7 +320,7 @@ def test_an_output_on_this_machine_is_refused() -> None:
     arguments = ["--source", "kinesis://events", "--output", "out", *NEEDED]
     given = stream.make_context("stream", arguments).params
     with pytest.raises(ConfigError, match=r"--output out is on this machine.*give a gs://"):
-        request_of(given, (), None)
+        stream_request(given, (), None)
 
 
 @pytest.mark.parametrize(

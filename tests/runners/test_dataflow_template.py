@@ -18,9 +18,8 @@ import apache_beam as beam
 import pytest
 from google.cloud.dataflow_v1beta3 import TemplateMetadata
 
-from adtally.pipelines.cli import stream
 from adtally.pipelines.dataflow_cli import OURS
-from adtally.pipelines.stream_cli import request_of
+from adtally.pipelines.stream_cli import stream, stream_request
 from adtally.pipelines.template import _option, arguments
 
 FOLDER = Path(__file__).parents[2] / "runners" / "deploy" / "dataflow"
@@ -120,7 +119,7 @@ def test_the_launchers_words_become_ours() -> None:
     assert words["sources"] == ("kinesis://a", "kinesis://b")
     assert words["rollup"] == (3_600, 86_400)
     assert words["rules"] is None  # left empty in a form
-    request = request_of({**words, "output": "out", "dataflow_dry_run": "dry"}, (), None)
+    request = stream_request({**words, "output": "out", "dataflow_dry_run": "dry"}, (), None)
     config = request.dataflow
     assert (config.project, config.region, config.job_name) == (
         "my-project",
@@ -194,5 +193,5 @@ def test_gcloud_makes_a_template_of_it(tmp_path: Path) -> None:
 def test_an_update_by_the_launcher_is_one_of_ours() -> None:
     needed = ("--source=kinesis://a", "--output=gs://my-bucket/out", "--sdk_container_image=i")
     words = given(*LAUNCHER, *needed, "--update", '--transform_name_mapping={"A/b": "A/c"}')
-    request = request_of({**words, "output": "out", "dataflow_dry_run": "dry"}, (), None)
+    request = stream_request({**words, "output": "out", "dataflow_dry_run": "dry"}, (), None)
     assert (request.dataflow.update, request.dataflow.renamed) == (True, ("A/b=A/c",))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 
-from adtally.pipelines.cli import stream
 from adtally.pipelines.job import ConfigError
 from adtally.pipelines.runner_options import runner_arguments
+from adtally.pipelines.stream_cli import stream
 from adtally.runners.flink import CHECKPOINT_SECONDS, LEAST_PARALLELISM, RESTARTS, FlinkConfig
 
 ENDPOINT = "localhost:8099"
