@@ -128,7 +128,9 @@ def test_what_was_asked_for_is_taken_as_it_is(tmp_path: Path, pubsub_server: Pub
     assert begun == {place.config.subscription: subscriptions.EVERYTHING_MS}, "the earliest"
     again = (*place.source, "--output", str(tmp_path / "out"))
     params = cli.commands["stream"].make_context("stream", list(again)).params
-    assert prepare(stream_request(params, (), None)).reads[0].start_ms == subscriptions.EVERYTHING_MS
+    assert (
+        prepare(stream_request(params, (), None)).reads[0].start_ms == subscriptions.EVERYTHING_MS
+    )
 
 
 def test_a_subscription_that_forgets_is_refused_where_a_kill_would_lose_events(
