@@ -27,8 +27,9 @@ demo: $(READY)
 	@sh runners/local/install_system.sh || echo "make demo: going on without what is missing."
 	@$(BIN)/python -m adtally.pipelines.demo
 
+# Two processes: one has the streams (group "live"), which wait most of their time; the other the rest.
 test: $(READY) system
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .

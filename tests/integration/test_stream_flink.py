@@ -18,6 +18,8 @@ from adtally.runners.local.kinesis_server import KinesisServer
 from tests import canned_kinesis, sql_oracle, streams
 from tests.nodes import started_flink
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 EVENTS = 6_000
 QUICK = (
     *("--watermark-lag", "2s", "--pane-every", "2s", "--look-back-every", "2s"),
