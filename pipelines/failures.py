@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -30,7 +33,7 @@ USAGE_ERRORS = frozenset(
 """Errors that a user mends by changing the command; by name, so that none is imported for it."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it; 143 after SIGTERM."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -50,13 +53,23 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
     logging.getLogger("adtally").setLevel(logging.INFO)
     if not debug:  # errors reach the user once, below
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    terminated = False
+
+    def terminate(number: int, frame: Any) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, SystemExit):
         raise
     except KeyboardInterrupt:
-        click.echo(f"adtally: interrupted; {again}", err=True)
-        sys.exit(INTERRUPTED)
+        how = "ended by SIGTERM" if terminated else "interrupted"
+        click.echo(f"adtally: {how}; {again}", err=True)
+        sys.exit(128 + signal.SIGTERM if terminated else INTERRUPTED)
     except Exception as error:
         if debug:
             raise
