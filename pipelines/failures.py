@@ -16,6 +16,7 @@ USAGE_ERRORS = frozenset(
         "DataflowError",
         "ElasticsearchConfigError",
         "GenerateError",
+        "LimitError",
         "ManifestError",
         "MissingSystemPart",
         "StreamMissing",

@@ -93,6 +93,11 @@ def show(report: Report, console: Console) -> None:
             ("  decoded", get("records_decoded"), ""),
             ("  dead letters", get("records_dead"), f"{report.dead_letter_ratio:.3%} of records"),
         ]
+        if get("records_over_limit"):
+            rows.append(("    over a limit", get("records_over_limit"), "see docs/limits.md"))
+        if get("records_without_letter"):
+            note = "too many; counted in a letter that stands for them"
+            rows.append(("    without their own", get("records_without_letter"), note))
     rows.append(("events", get("events"), _events_note(report)))
     if report.tallied:
         rows += [

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.failures import failures
+from adtally.pipelines.limit_options import limit_options
 from adtally.pipelines.options import (
     Duration,
     Instant,
@@ -106,6 +107,7 @@ stream_options = options(
 @stream_options
 @output_option
 @tally_options
+@limit_options
 @elasticsearch_options
 @click.option(
     "--elasticsearch-setup",
