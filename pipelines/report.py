@@ -110,6 +110,9 @@ def show(report: Report, console: Console) -> None:
             rows.append(("  out of range", get("events_out_of_range"), note))
         if get("log_copies"):
             rows.append(("  copies in the log", get("log_copies"), "rows stored twice; no events"))
+        if get("rows_of_too_much_money"):
+            note = "rows whose sum 64 bits do not hold; see the log, docs/limits.md"
+            rows.append(("too much money", get("rows_of_too_much_money"), note))
         rows.append(("invalid clicks (GIVT)", get("givt_clicks"), f"{get('flags'):,} flags"))
         if get("look_back_flags"):
             suspected = get("look_back_sivt_clicks") + get("look_back_sivt_conversions")
