@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from adtally.io import generations, manifest
-from adtally.io.dead_letters import remove_dead_letters
+from adtally.io.dead_letters import remove_dead_letters, writable
 from adtally.io.event_log import files_in, hour_of, is_streamed
 from adtally.io.files import join, remove_leftovers
 from adtally.io.logs import BLOCK_BYTES, LogFile, absolute, list_files, pack
@@ -361,7 +361,7 @@ def record_run(job: Job, report: Report) -> str:
         **_ways(job),
         "limits": dataclasses.asdict(job.settings.limits),
         **report.record(),
-        "inputs": inputs[:RECORDED_INPUTS],
+        "inputs": [writable(path) for path in inputs[:RECORDED_INPUTS]],
     }
     return manifest.write_run(job.output, job.id, record)
 

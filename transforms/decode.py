@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.io.arrow import with_tag
-from adtally.io.dead_letters import DeadLetter
+from adtally.io.dead_letters import DeadLetter, writable
 from adtally.io.limits import Limits
 from adtally.io.read_logs import LogChunk
 from adtally.transforms import columns
@@ -213,7 +213,7 @@ def _provenance(chunk: LogChunk, offsets: np.ndarray) -> pl.DataFrame:
     starts = np.array([segment.chunk_offset for segment in chunk.segments], dtype=np.int64)
     bases = np.array([segment.source_offset for segment in chunk.segments], dtype=np.int64)
     index = np.searchsorted(starts, offsets, side="right") - 1
-    names = pl.Series([segment.source for segment in chunk.segments], dtype=pl.String)
+    names = pl.Series([writable(one.source) for one in chunk.segments], dtype=pl.String)
     arrived = pl.Series([segment.arrived_ms for segment in chunk.segments], dtype=pl.Int64)
     return pl.DataFrame(
         {
