@@ -60,7 +60,8 @@ def _lines(message: Message, attributes_field: str) -> Iterator[tuple[int, bytes
         return
     given = msgspec.json.encode({attributes_field: message.attributes}, order="deterministic")[:-1]
     offset = 0
-    for line in data.splitlines(keepends=True):
+    for line in data.removesuffix(b"\n").split(b"\n"):  # and not at CR, as splitlines does
+        line += b"\n"
         start, brace, rest = line.partition(b"{")
         if not brace or start.strip():
             yield offset, line  # no object, so a dead letter as it came

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from adtally.io.shown import Formatter, shown
+
 USAGE_ERRORS = frozenset(
     {
         "AlertSinkError",
@@ -19,6 +21,7 @@ USAGE_ERRORS = frozenset(
         "DataflowError",
         "ElasticsearchConfigError",
         "GenerateError",
+        "LimitError",
         "ManifestError",
         "MissingSystemPart",
         "StreamMissing",
@@ -32,6 +35,7 @@ USAGE_ERRORS = frozenset(
 )
 """Errors that a user mends by changing the command; by name, so that none is imported for it."""
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it; 143 after SIGTERM."""
 
@@ -48,8 +52,11 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
     """
     logging.basicConfig(
         level=logging.INFO if debug else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=LOG_FORMAT,
     )
+    for handler in logging.getLogger().handlers:
+        if type(handler.formatter) is logging.Formatter:  # of basicConfig
+            handler.setFormatter(Formatter(LOG_FORMAT))
     logging.getLogger("adtally").setLevel(logging.INFO)
     if not debug:  # errors reach the user once, below
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
@@ -74,7 +81,7 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
         if debug:
             raise
         # Beam adds the step to a message; the graph is our business, not the user's.
-        message = str(error).split(" [while running")[0]
+        message = shown(str(error).split(" [while running")[0])
         if type(error).__name__ in USAGE_ERRORS:
             click.echo(f"adtally: {message}", err=True)
             sys.exit(2)

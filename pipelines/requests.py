@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from adtally.io.logs import absolute
 from adtally.io.manifest import read_manifest
 from adtally.pipelines.job import STREAM_SHARDS, ConfigError, Settings, rollups
+from adtally.pipelines.limit_options import limits_of
 from adtally.transforms.pii import Pii
 from adtally.transforms.rules.config import read_rules
 from adtally.transforms.rules.ruleset import Ruleset
@@ -41,6 +42,7 @@ def settings_for(given: dict[str, Any]) -> Settings:
         rollup_seconds=rollups(tuple(rollup)),
         ruleset=ruleset,
         rules_file=rules_file,
+        limits=limits_of(given),
         pii=_pii(given["pii"], given["pii_key_file"], known),
     )
 

@@ -12,8 +12,8 @@ from adtally.transforms import uniques
 from adtally.transforms.windows import (
     GENERATION_BITS,
     SEEN_MASK,
-    checked_sums,
     exact_sum,
+    limited_sums,
     window_columns,
 )
 
@@ -30,9 +30,6 @@ def roll_up(
     Of base rows with the same identity the one of the highest version stands, so panes that come
     again change nothing. ``version`` is the generation above the sum of what the base rows had
     seen, so it rises with every one of them; users are merged by their hashes.
-
-    Raises:
-        SumOverflow: the money of a row does not fit 64 bits.
     """
     target = schema.summary_schema(dimensions)
     rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
@@ -56,7 +53,7 @@ def roll_up(
         )
     )
     merged = (
-        checked_sums(sums, schema.MONEY)
+        limited_sums(sums, schema.MONEY)
         .with_columns(
             uniques.bottom_k(pl.col("unique_user_hashes"), uniques_k),
             *window_columns(window_ms, allowed_lateness_ms),

@@ -26,8 +26,9 @@ from adtally.transforms.rules.base import evidence
 from adtally.transforms.rules.ruleset import EVENT_RULES, NO_FLAGS, Ruleset
 from adtally.transforms.windows import (
     GENERATION_BITS,
-    checked_sums,
     exact_sum,
+    limited,
+    limited_sums,
     utc,
     window_columns,
 )
@@ -72,9 +73,6 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     Identity is (advertiser, type, event_id) within the base window; of duplicates the least
     (occurred_at, content_hash) counts, the others are counted as ``duplicates`` of the row that
     they would have been in. Flags see counted events only.
-
-    Raises:
-        SumOverflow: the money of a row does not fit 64 bits.
     """
     events = prepared(slices, spec.window_ms, _keys(spec)[:-1])
     clicks = events.filter((pl.col("event_type") == CLICK) & ~ALLOWED_EVENT)
@@ -124,10 +122,10 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
         .collect()
     )
     generation = spec.generation << GENERATION_BITS
-    return checked_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
+    return limited_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
         (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version"),
         *(
-            (pl.col(name) - pl.col(f"givt_{name}")).alias(f"net_{name}")
+            limited(pl.col(name).cast(pl.Int128) - pl.col(f"givt_{name}")).alias(f"net_{name}")
             for name in (*COUNTS, "cost_micros")
         ),
     )
