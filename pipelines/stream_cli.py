@@ -251,6 +251,7 @@ def line(counts: dict[str, int]) -> str:
         "panes_early",
         "panes_on_time",
         "panes_late",
+        "overflow_rows",
         "documents_written",
         "alerts_sent",
         "rate_limits_sent",
