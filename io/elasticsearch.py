@@ -203,7 +203,7 @@ def delete_stale(
     }
     writer = BulkWriter(client, config)
     for kind in KINDS:
-        for hits in _pages(writer, client, config.index_pattern(kind), window):
+        for hits in pages(writer, client, config.index_pattern(kind), window):
             refused = writer.write([_delete(hit, generation) for hit in hits])
             if refused:
                 raise RuntimeError(
@@ -227,10 +227,22 @@ def _delete(hit: dict[str, Any], generation: int) -> Document:
     return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, b"")
 
 
-def _pages(
-    writer: BulkWriter, client: Elasticsearch, pattern: str, query: dict[str, Any]
+def pages(
+    writer: BulkWriter,
+    client: Elasticsearch,
+    pattern: str,
+    query: dict[str, Any],
+    fields: Sequence[dict[str, str]] = (),
 ) -> Iterator[list[dict[str, Any]]]:
-    """All hits of a query as they were when it began, page by page; none of a shard is missing."""
+    """All hits of a query as they were when it began, page by page; none of a shard is missing.
+
+    Args:
+        writer: its patience.
+        client: see :func:`connect`.
+        pattern: of the indices, which are refreshed first.
+        query: what to find.
+        fields: what hits carry beside their address; ``{"field": name}`` each.
+    """
     writer.when_up(lambda: client.indices.refresh(index=pattern, ignore_unavailable=True))
     opened = writer.when_up(
         lambda: client.open_point_in_time(index=pattern, keep_alive="5m", ignore_unavailable=True)
@@ -246,6 +258,7 @@ def _pages(
             sort=[{"_shard_doc": "asc"}],
             search_after=after,
             source=False,
+            docvalue_fields=list(fields),
             stored_fields=["_routing"],
             track_total_hits=False,
             allow_partial_search_results=False,

@@ -13,6 +13,7 @@ from adtally.io.dead_letters import encode_lines
 from adtally.io.files import atomic_write, join, list_paths
 from adtally.io.generations import COMMIT_SCHEMA
 from adtally.io.parquet import write_table
+from adtally.transforms.overflow import OTHER
 
 VIEWS_NAME = "views.sql"
 
@@ -49,12 +50,15 @@ def views_sql(
         window_ms=window_seconds * 1000,
         allowed_lateness_ms=allowed_lateness_seconds * 1000,
         identity=", ".join(identity),
+        folded=is_folded(dimensions),
+        placed=", ".join(placed(dimensions)),
         events=_parquet(output, "events", schema.EVENT_SCHEMA),
         summaries=_parquet(output, "summaries", summary),
         flags=_parquet(output, "flags", schema.FLAG_SCHEMA),
         anomalies=_parquet(output, "anomalies", schema.ANOMALY_SCHEMA),
         verdicts=_parquet(output, "verdicts", schema.verdict_schema(dimensions)),
         adjusted=", ".join(f"sum({name})::BIGINT AS {name}" for name in schema.ADJUSTED),
+        moved=", ".join(f"sum(a.{name})::BIGINT AS {name}" for name in schema.ADJUSTED),
         row=", ".join(row),
         matched=" AND ".join(f"a.{name} IS NOT DISTINCT FROM s.{name}" for name in row),
         net=_net(),
@@ -62,6 +66,21 @@ def views_sql(
         generations=_parquet(output, "generations", COMMIT_SCHEMA),
         dead_letters=_letters(output),
     )
+
+
+def is_folded(dimensions: Sequence[str], prefix: str = "") -> str:
+    """SQL for whether a row of summaries is the one that others are folded into."""
+    others = [f"{prefix}{name} IS NOT DISTINCT FROM {_quoted(OTHER)}" for name in dimensions]
+    return " AND ".join(others) or "false"
+
+
+def placed(dimensions: Sequence[str]) -> list[str]:
+    """SQL for the row of summaries ``s`` that an adjustment ``a`` belongs to, joined to its own."""
+    folded = [
+        f"CASE WHEN s.advertiser_id IS NULL THEN {_quoted(OTHER)} ELSE a.{name} END AS {name}"
+        for name in dimensions
+    ]
+    return ["a.advertiser_id AS advertiser_id", *folded, "a.currency AS currency"]
 
 
 def write_views(

@@ -186,6 +186,12 @@ tally_options = options(
         help="Events received later than this after their window's end are late.  [default: 1h]",
     ),
     click.option(
+        "--max-rows-per-window",
+        type=click.IntRange(min=0),
+        help="Rows that an advertiser may have in a window, those beyond are one; 0 for no limit; "
+        "docs/overflow.md.  [default: 10000, or the output's]",
+    ),
+    click.option(
         "--rules",
         metavar="FILE",
         help="Invalid-traffic rules: thresholds, lists, advertisers; docs/rules.md.  "
