@@ -53,5 +53,5 @@ def started_pubsub() -> PubSubServer:
     return started(PubSubServer())
 
 
-def started_flink() -> FlinkCluster:
-    return started(FlinkCluster(slots=4))
+def started_flink(settings: dict[str, str] | None = None) -> FlinkCluster:
+    return started(FlinkCluster(slots=4, settings=settings))

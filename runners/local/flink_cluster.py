@@ -22,8 +22,10 @@ from adtally.runners.local.flink_parts import (
     install_flink,
     install_job_server,
     java,
+    job_settings,
     plugins,
     shared_settings,
+    write_settings,
 )
 from adtally.runners.local.service import (
     LOG_TAIL_CHARACTERS,
@@ -94,8 +96,7 @@ class JobManager(Service):
         """Write the cluster's configuration; returns its folder."""
         folder = self.data / "conf"
         folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{key}: {value}\n" for key, value in self.settings().items())
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        write_settings(folder, self.settings())
         return folder
 
     def command(self) -> list[str]:
@@ -182,11 +183,18 @@ class JobServer(Service):
         """HOST:PORT for ``--job_endpoint``."""
         return f"127.0.0.1:{self.port}"
 
+    def configuration(self) -> Path:
+        """Write what jobs bring along; returns its folder. All else is the cluster's to say."""
+        folder = self.data / "conf"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, job_settings(self._manager.settings()))
+        return folder
+
     def command(self) -> list[str]:
         return [
             *java(512, install_job_server(), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
             f"--flink-master=127.0.0.1:{self._manager.port}",
-            f"--flink-conf-dir={self._manager.configuration()}",  # what is the job's, not Flink's
+            f"--flink-conf-dir={self.configuration()}",
             "--job-host=127.0.0.1",
             f"--job-port={self.port}",
             f"--artifact-port={self.artifact_port}",

@@ -25,7 +25,7 @@ from adtally.runners.local.service import (
 FLINK_VERSION: Final = "1.19.3"
 JOB_SERVER_VERSION: Final = "2.62.0"
 _RESOURCES: Final = Path(__file__).parent / "flink"
-_OPENED: Final = (
+OPENED: Final = (
     "java.base/java.lang",
     "java.base/java.net",
     "java.base/java.io",
@@ -64,6 +64,20 @@ def shared_settings() -> dict[str, str]:
             )
         settings[key] = value.strip()
     return settings
+
+
+def job_settings(settings: dict[str, str]) -> dict[str, str]:
+    """Those that a cluster takes from each job, so from the job server that submits it.
+
+    The job server must not have the others: a job's folder for checkpoints, for one, would win.
+    """
+    return {key: value for key, value in settings.items() if key.startswith("execution.")}
+
+
+def write_settings(folder: Path, settings: dict[str, str]) -> None:
+    """Write a folder's configuration as Flink reads it."""
+    text = "".join(f"{key}: {value}\n" for key, value in settings.items())
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def install_flink() -> Path:
@@ -124,7 +138,7 @@ def install_job_server() -> Path:
 
 def java(heap_mb: int, jars: Path, *options: str) -> list[str]:
     """A command that runs a main class of some jars, opened for Flink, with our logging."""
-    opened = [f"--add-opens={name}=ALL-UNNAMED" for name in _OPENED]
+    opened = [f"--add-opens={name}=ALL-UNNAMED" for name in OPENED]
     logging = f"-Dlog4j.configurationFile={_RESOURCES / 'log4j.properties'}"
     return ["java", f"-Xmx{heap_mb}m", *opened, logging, "-cp", f"{jars}/*", *options]
 

@@ -11,7 +11,7 @@ import pytest
 from adtally.pipelines.runner_options import runner_arguments
 from adtally.pipelines.stream_cli import stream
 from adtally.runners.local.flink_cluster import FlinkCluster, WorkerPool
-from adtally.runners.local.flink_parts import shared_settings
+from adtally.runners.local.flink_parts import job_settings, shared_settings
 from tests.runners.flink_manifests import (
     OVERLAYS,
     containers,
@@ -83,6 +83,20 @@ def test_flink_runs_with_the_configuration_that_is_tested(overlay: str, tmp_path
     lines = [f"{key}: {value}" for key, value in found.items()]
     (tmp_path / "config.yaml").write_text("\n".join(lines))
     assert faults_of_configuration(tmp_path) == []
+
+
+@overlays
+def test_the_job_server_has_what_jobs_bring_along_and_no_more(overlay: str) -> None:
+    (volume,) = (
+        each["configMap"]["name"]
+        for each in pods(overlay)["jobserver"]["spec"]["volumes"]
+        if "configMap" in each
+    )
+    text = one(overlay, "ConfigMap", volume)["data"]["config.yaml"]
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    wanted = job_settings(shared_settings())
+    assert wanted
+    assert lines == [f"{key}: {value}" for key, value in wanted.items()]
 
 
 @overlays
