@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import promql_parser
 import pytest
 
 from adtally.pipelines.runner_options import runner_arguments
 from adtally.pipelines.stream_cli import stream
 from adtally.runners.local.flink_cluster import FlinkCluster, WorkerPool
 from adtally.runners.local.flink_parts import FLINK_VERSION, JOB_SERVER_VERSION, OPENED
+from tests import flink_metrics
 from tests.runners.flink_manifests import DEPLOYED
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,14 @@ def test_the_images_hold_what_is_tested() -> None:
     ]
     assert len(last_users) == 3
     assert all(users and not users[-1].startswith(("0", "root")) for users in last_users)
+
+
+def test_prometheus_can_read_every_rule() -> None:
+    """Whether Flink has their metrics, the test of a stream on Flink asks a cluster."""
+    for rule in flink_metrics.rules():
+        promql_parser.parse(rule["expr"])
+        assert rule["annotations"]["summary"]
+        assert f"`{rule['alert']}`" in DOCUMENT
 
 
 def test_the_commands_of_the_document_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
