@@ -72,8 +72,9 @@ class LetterSearch:
         return self._word(letter, text, self.users if record is None else long)
 
     def _word(self, letter: DeadLetter, text: str, names: tuple[str, ...]) -> bool:
-        message = any(len(name) >= LONG_NAME and _pattern(name).search(letter.message) for name in names)
-        return message or any(_pattern(name).search(text) for name in names)
+        long = (name for name in names if len(name) >= LONG_NAME)
+        told = any(_pattern(name).search(letter.message) for name in long)
+        return told or any(_pattern(name).search(text) for name in names)
 
     def _fields(self, field: str) -> tuple[frozenset[str], frozenset[str]]:
         return self._known[field]

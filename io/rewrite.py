@@ -159,7 +159,7 @@ def rewrite_lines(path: str, keep: Keep, write: bool = True) -> int:
     kept = [line for line in lines if not line.strip() or keep(line)]
     removed = len(lines) - len(kept)
     if removed and write:
-        if kept:
+        if any(line.strip() for line in kept):
             text = b"".join(kept)
             with atomic_write(path) as target:
                 target.write(gzip.compress(text, mtime=0) if packed else text)

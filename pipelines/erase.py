@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from adtally.io.elasticsearch import ElasticsearchConfig
 
 PENDING: Final = "pending"
-"""Suffix of the note of an erasure that has begun: it holds the secret of its tokens and its plan."""
+"""Suffix of the note of an erasure under way: it holds the secret of its tokens, and its plan."""
 
 
 class ErasureIncomplete(RuntimeError):
@@ -226,9 +226,13 @@ class _Erasure:
         users = tuple(name for name in (request.user, self._stored) if name)
         search = LetterSearch(request.advertiser, tuple(dict.fromkeys(users)), request.mapping)
         found |= places.letters(self.output, search, write, self._tell)
-        found["alerts"] = places.alerts(
-            request.alerts, request.advertiser, self._stored, self._plan, write, self._tell
-        ) if self._stored or request.user is None else Counter()
+        found["alerts"] = (
+            places.alerts(
+                request.alerts, request.advertiser, self._stored, self._plan, write, self._tell
+            )
+            if self._stored or request.user is None
+            else Counter()
+        )
         found["runs"] = places.runs(self.output, users or (request.name,), write, self._tell)
         if person is not None:
             found |= places.person_rows(

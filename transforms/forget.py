@@ -143,9 +143,9 @@ def _hashes(theirs: pl.DataFrame, copies: pl.DataFrame, tokens: Tokens) -> dict[
     if rivals.height:
         names = theirs.select(*identity, "content_hash").unique()
         mixed = pl.concat([rivals, names]).join(rivals, on=identity, how="semi")
-        lists += mixed.group_by(identity).agg(pl.col("content_hash").unique())[
-            "content_hash"
-        ].to_list()
+        lists += (
+            mixed.group_by(identity).agg(pl.col("content_hash").unique())["content_hash"].to_list()
+        )
     mine = set(own["content_hash"].to_list())
     bounds: dict[int, tuple[int, int]] = {}
     for group in lists:
@@ -226,9 +226,7 @@ def _shares(frame: pl.DataFrame, known: Plan, window_ms: int) -> pl.Series:
     found = clicks.join(
         wanted.with_columns(hit=True), on=list(keys), how="left", maintain_order="left"
     )
-    return found.select(pl.col("hit").fill_null(False) & (pl.col("event_type") == "click"))[
-        "hit"
-    ]
+    return found.select(pl.col("hit").fill_null(False) & (pl.col("event_type") == "click"))["hit"]
 
 
 def _replaced(values: pl.Series, where: pl.Series, new: Any) -> pl.Series:
