@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 import apache_beam as beam
 import botocore.exceptions
@@ -209,11 +210,23 @@ class _FileWriter:
 
     def write(self, lines: Sequence[Line]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._locked() as file:
             size = file.seek(0, os.SEEK_END)
             cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
             file.write(b"\n" * cut + _text(lines))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The file that has the name while we hold its lock: it may be replaced meanwhile."""
+        while True:
+            with self._path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                named = False
+                with contextlib.suppress(FileNotFoundError):
+                    named = os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+                if named:
+                    yield file
+                    return
 
     def close(self) -> None:
         """Nothing is open."""

@@ -6,13 +6,11 @@ names can be imported from here.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
-from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from adtally.io import schema
@@ -27,6 +25,7 @@ from adtally.io.elasticsearch_client import (
     connect,
     denied,
 )
+from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.windows import GENERATION_BITS
 
 __all__ = [
@@ -52,7 +51,6 @@ TEMPLATE_VERSION: Final = 5
 """Rises with every change of the mappings; an older template has to be set up again."""
 
 KINDS: Final = ("summaries", "flags", "verdicts", "anomalies")
-PAGE_DOCUMENTS: Final = 5_000
 
 
 class TemplatesMissing(RuntimeError):
@@ -203,7 +201,7 @@ def delete_stale(
     }
     writer = BulkWriter(client, config)
     for kind in KINDS:
-        for hits in pages(writer, client, config.index_pattern(kind), window):
+        for hits in pages(writer, config.index_pattern(kind), window):
             refused = writer.write([_delete(hit, generation) for hit in hits])
             if refused:
                 raise RuntimeError(
@@ -225,53 +223,3 @@ def _delete(hit: dict[str, Any], generation: int) -> Document:
     }
     line = msgspec.json.encode({"delete": action})
     return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, b"")
-
-
-def pages(
-    writer: BulkWriter,
-    client: Elasticsearch,
-    pattern: str,
-    query: dict[str, Any],
-    fields: Sequence[dict[str, str]] = (),
-) -> Iterator[list[dict[str, Any]]]:
-    """All hits of a query as they were when it began, page by page; none of a shard is missing.
-
-    Args:
-        writer: its patience.
-        client: see :func:`connect`.
-        pattern: of the indices, which are refreshed first.
-        query: what to find.
-        fields: what hits carry beside their address; ``{"field": name}`` each.
-    """
-    writer.when_up(lambda: client.indices.refresh(index=pattern, ignore_unavailable=True))
-    opened = writer.when_up(
-        lambda: client.open_point_in_time(index=pattern, keep_alive="5m", ignore_unavailable=True)
-    )
-    point: str = opened["id"]
-    after: Any = None
-
-    def page() -> Any:
-        return client.search(
-            pit={"id": point, "keep_alive": "5m"},
-            query=query,
-            size=PAGE_DOCUMENTS,
-            sort=[{"_shard_doc": "asc"}],
-            search_after=after,
-            source=False,
-            docvalue_fields=list(fields),
-            stored_fields=["_routing"],
-            track_total_hits=False,
-            allow_partial_search_results=False,
-        )
-
-    try:
-        while True:
-            found = writer.when_up(page)
-            hits: list[dict[str, Any]] = found["hits"]["hits"]
-            if not hits:
-                return
-            yield hits
-            point, after = found["pit_id"], hits[-1]["sort"]
-    finally:
-        with contextlib.suppress(TransportError, ApiError):  # it ends by itself in 5 minutes
-            client.close_point_in_time(id=point)

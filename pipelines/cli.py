@@ -8,6 +8,7 @@ import click
 from adtally.pipelines.athena_cli import athena
 from adtally.pipelines.backfill_cli import backfill, replay
 from adtally.pipelines.elasticsearch_cli import elasticsearch
+from adtally.pipelines.erase_cli import erase
 from adtally.pipelines.failures import CONTEXT
 from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
@@ -31,7 +32,9 @@ def cli() -> None:
     """
 
 
-for command in (athena, backfill, elasticsearch, feed, generate, local, profile, replay, stream):
+for command in (
+    *(athena, backfill, elasticsearch, erase, feed, generate, local, profile, replay, stream),
+):
     cli.add_command(command)
 
 

@@ -45,11 +45,11 @@ def settings_for(given: dict[str, Any]) -> Settings:
         ruleset=ruleset,
         rules_file=rules_file,
         limits=limits_of(given),
-        pii=_pii(given["pii"], given["pii_key_file"], known),
+        pii=pii_for(given["pii"], given["pii_key_file"], known),
     )
 
 
-def _pii(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
+def pii_for(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
     """As given; what was not given is as in the runs before.
 
     Raises:

@@ -100,6 +100,16 @@ class Pii:
         replaced = events.with_columns(addresses.alias("ip"), users.alias("user_id"))
         return replaced.with_columns(_content_hash(replaced))
 
+    def stored_user(self, user: str) -> str | None:
+        """What a user is called where it is stored; None where no user is.
+
+        Raises:
+            PiiError: as :meth:`check`.
+        """
+        if self.mode == "hash":
+            return str(_pseudonyms(self._checked_key(), b"user", pl.Series([user])).item())
+        return user if self.plain else None
+
     def _checked_key(self) -> bytes:
         key = _key(self.key_file, _BRING_BACK)
         if _id(key) != self.key_id:
