@@ -13,6 +13,7 @@ USAGE_ERRORS = frozenset(
     {
         "AlertSinkError",
         "ConfigError",
+        "DatabaseConfigError",
         "DataflowError",
         "ElasticsearchConfigError",
         "GenerateError",
