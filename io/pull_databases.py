@@ -169,9 +169,7 @@ class Databases:
             raise DatabaseConfigError(
                 f"{what} is of {driver.name}, whose upserts differ; {' and '.join(DIALECTS)} work."
             )
-        if driver.name == "sqlite" and (
-            self.schema or not url.database or url.database == ":memory:"
-        ):
+        if driver.name == "sqlite" and (self.schema or url.database in (None, "", ":memory:")):
             raise DatabaseConfigError(
                 f"{what} is SQLite {'which has no schemas' if self.schema else 'without a file'}; "
                 f"write sqlite:///FOLDER/{PLACE}.db, and --schema for PostgreSQL only."
@@ -185,7 +183,7 @@ class Databases:
 
 
 def read_databases(path: str) -> dict[str, str]:
-    """URLs by advertiser: ``ADVERTISER,URL`` lines of a .csv file, or a TOML file's ``[databases]``.
+    """URLs by advertiser: ``ADVERTISER,URL`` lines of a .csv, or ``[databases]`` of a TOML file.
 
     Raises:
         DatabaseConfigError: it cannot be read, or an advertiser is there twice.

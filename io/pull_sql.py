@@ -150,7 +150,8 @@ def sql_of(dialect: str) -> Sql:
 
 def table_sql(table: sa.Table, dialect: sa.Dialect) -> list[str]:
     """Statements that make a table and its indices."""
-    parts = [sa.schema.CreateTable(table), *map(sa.schema.CreateIndex, table.indexes)]
+    indices = [sa.schema.CreateIndex(index) for index in table.indexes]
+    parts: list[sa.schema.ExecutableDDLElement] = [sa.schema.CreateTable(table), *indices]
     return [str(part.compile(dialect=dialect)) for part in parts]
 
 

@@ -115,9 +115,10 @@ class TenantStore:
                 state.origins[origin] = Origin(kind, index_name, cursor, there)
             return state
 
-    def _version(self, connection: sa.Connection) -> int:
+    def _version(self, connection: sa.Connection) -> int | None:
+        """Of the tables; None where there are none."""
         if not connection.exec_driver_sql(self._sql.has_tables).scalar():
-            return 0
+            return None
         version = connection.exec_driver_sql("SELECT max(schema_version) FROM pull_meta").scalar()
         if version is not None and version > SCHEMA_VERSION:
             raise SchemaTooNew(
@@ -136,7 +137,7 @@ class TenantStore:
         version = self._version(connection)
         if version == SCHEMA_VERSION:  # another was first
             return
-        for statement in self._missing(connection) if version else self._sql.create:
+        for statement in self._sql.create if version is None else self._missing(connection):
             connection.exec_driver_sql(statement)
         connection.exec_driver_sql("DELETE FROM pull_meta")
         connection.exec_driver_sql(f"INSERT INTO pull_meta VALUES ({SCHEMA_VERSION})")

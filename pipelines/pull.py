@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import sqlalchemy as sa
 
 from adtally.io.pull_databases import Databases, Target, create_database, open_engine
-from adtally.io.pull_source import Shard, Snapshot, SnapshotLost, Source
+from adtally.io.pull_source import Hit, Shard, Snapshot, SnapshotLost, Source
 from adtally.io.pull_store import Origin, State, TenantStore, advertisers_of
 from adtally.pipelines.pull_tenants import ATTEMPTS, FIRST_WAIT_SECONDS, Tenant, View
 from adtally.pipelines.pull_workers import Workers
@@ -27,6 +27,9 @@ SHARDS_AT_A_TIME: Final = 16
 
 GROUPS: Final = 8
 """Cursors of a shard that are read from; more of them are joined, from the lowest on."""
+
+WINDOW_NUMBERS: Final = 500_000
+"""Operations of a shard that are read before a cursor moves: what a killed pull reads again."""
 
 FEW_NAMES: Final = 10_000
 """Advertisers in one query; Elasticsearch takes 65,536."""
@@ -281,32 +284,40 @@ class Puller:
                 self._read_group(snapshot, after, some, [x.advertiser_id for x in some])
 
     def _read_group(
-        self, snapshot: Snapshot, after: int, tenants: list[Tenant], names: list[str] | None
+        self, snapshot: Snapshot, low: int, tenants: list[Tenant], names: list[str] | None
     ) -> None:
         shard = snapshot.shard
         wanted = {}
         for tenant in tenants:
             origin = tenant.origin(shard)
             wanted[tenant.advertiser_id] = (tenant, origin, tenant.cursor(origin))
-        for hits in ahead(snapshot.pages(after, names)):
-            self._totals.read += len(hits)
-            for hit in hits:
-                known = wanted.get(hit.routing)
-                if known is None or hit.sort[0] <= known[2]:
-                    continue
-                tenant, origin, _ = known
-                if tenant.ready:
-                    tenant.add(shard, origin, hit)
-                    self._bytes += len(hit.source)
-                else:
-                    tenant.behind = True
-            if self._bytes > self._plan.buffer_bytes:
-                self._flush()
-        for tenant in tenants:
+        after: int | None = low
+        while after is not None:
+            to = after + WINDOW_NUMBERS if after + WINDOW_NUMBERS < shard.checkpoint else None
+            for hits in ahead(snapshot.pages(after, to, names)):
+                self._keep(shard, hits, wanted)
+            reached = Origin(shard.kind, shard.index, shard.checkpoint if to is None else to)
+            for tenant, origin, cursor in wanted.values():
+                if tenant.ready and cursor < reached.seq_no:
+                    tenant.reached[origin] = reached
+            after = to
+
+    def _keep(
+        self, shard: Shard, hits: Sequence[Hit], wanted: dict[str, tuple[Tenant, int, int]]
+    ) -> None:
+        self._totals.read += len(hits)
+        for hit in hits:
+            known = wanted.get(hit.routing)
+            if known is None or hit.seq_no <= known[2]:
+                continue
+            tenant, origin, _ = known
             if tenant.ready:
-                tenant.reached[tenant.origin(shard)] = Origin(
-                    shard.kind, shard.index, shard.checkpoint
-                )
+                tenant.add(shard, origin, hit)
+                self._bytes += len(hit.source)
+            else:
+                tenant.behind = True
+        if self._bytes > self._plan.buffer_bytes:
+            self._flush()
 
     def _flush(self) -> None:
         for tenant in self._tenants.values():

@@ -96,10 +96,8 @@ class Tenant:
 
     def add(self, shard: Shard, origin: int, hit: Hit) -> None:
         """Keep a document until it is written."""
-        seq_no = hit.sort[0]
-        pulled = Pulled(origin, seq_no, bytes(hit.source))
+        pulled = Pulled(origin, hit.seq_no, bytes(hit.source))
         self.waiting.setdefault(shard.kind, {})[hit.id] = pulled
-        self.reached[origin] = Origin(shard.kind, shard.index, min(seq_no, shard.checkpoint))
 
     def job(self, work: Callable[[TenantStore, State | None], State]) -> Callable[[], None]:
         """Work on the database, whose failure is this tenant's alone."""
