@@ -115,8 +115,12 @@ def _check_url(url: str) -> None:
         )
 
 
-def connect(config: ElasticsearchConfig) -> Elasticsearch:
+def connect(config: ElasticsearchConfig, **options: Any) -> Elasticsearch:
     """A client, with its secrets read now. Retries are left to the callers.
+
+    Args:
+        config: names the nodes and where the secrets are.
+        options: more of the client's own.
 
     Raises:
         ElasticsearchConfigError: a secret is missing, or it or the CA file cannot be read.
@@ -131,6 +135,7 @@ def connect(config: ElasticsearchConfig) -> Elasticsearch:
         max_retries=0,
         **_tls(config),
         **_credentials(config),
+        **options,
     )
 
 

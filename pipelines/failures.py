@@ -18,6 +18,7 @@ USAGE_ERRORS = frozenset(
     {
         "AlertSinkError",
         "ConfigError",
+        "DatabaseConfigError",
         "DataflowError",
         "ElasticsearchConfigError",
         "GenerateError",
