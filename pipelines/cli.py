@@ -13,6 +13,7 @@ from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.profile_cli import profile
+from adtally.pipelines.query_cli import query
 from adtally.pipelines.stream_cli import stream
 
 
@@ -31,7 +32,18 @@ def cli() -> None:
     """
 
 
-for command in (athena, backfill, elasticsearch, feed, generate, local, profile, replay, stream):
+for command in (
+    athena,
+    backfill,
+    elasticsearch,
+    feed,
+    generate,
+    local,
+    profile,
+    query,
+    replay,
+    stream,
+):
     cli.add_command(command)
 
 

@@ -22,6 +22,7 @@ USAGE_ERRORS = frozenset(
         "ListError",
         "MappingError",
         "PiiError",
+        "QueryError",
         "RuleError",
         "NoInput",
         "TemplatesMissing",
