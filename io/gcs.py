@@ -46,6 +46,19 @@ def open_object(path: str) -> BinaryIO:
     return file
 
 
+def read_range(path: str, start: int, length: int) -> bytes:
+    """Bytes of an object, in one request.
+
+    Raises:
+        OSError: it is not there, or cannot be read; says why.
+    """
+    with _told(f"{path} cannot be read"):
+        data: bytes = _blob(path).download_as_bytes(
+            start=start, end=start + length - 1, raw_download=True, checksum=None, retry=_retry()
+        )
+    return data
+
+
 def upload(file: BinaryIO, path: str) -> None:
     """Write an object that appears under its name when all of it is there.
 

@@ -41,6 +41,19 @@ def open_object(path: str) -> BinaryIO:
     return file
 
 
+def read_range(path: str, start: int, length: int) -> bytes:
+    """Bytes of an object, in one request.
+
+    Raises:
+        OSError: it is not there, or cannot be read; says why.
+    """
+    bucket, key = split(path)
+    with _told(f"{path} cannot be read"):
+        wanted = f"bytes={start}-{start + length - 1}"
+        data: bytes = _boto3().get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].read()
+    return data
+
+
 def upload(file: BinaryIO, path: str) -> None:
     """Write an object that appears under its name when all of it is there.
 

@@ -29,6 +29,7 @@ USAGE_ERRORS = frozenset(
         "ListError",
         "MappingError",
         "PiiError",
+        "QueryError",
         "RuleError",
         "NoInput",
         "TemplatesMissing",
