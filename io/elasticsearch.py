@@ -26,6 +26,7 @@ from adtally.io.elasticsearch_client import (
     ElasticsearchConfigError,
     connect,
     denied,
+    not_trusted,
 )
 from adtally.transforms.windows import GENERATION_BITS
 
@@ -107,6 +108,7 @@ def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> lis
 
     Raises:
         AccessDenied: these credentials may not.
+        RequestRefused: the node's certificate is not trusted.
     """
     done = []
     for kind in KINDS:
@@ -120,6 +122,8 @@ def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> lis
             if error.meta.status in (401, 403):
                 raise denied(error, config, "index templates cannot be installed") from None
             raise
+        except TransportError as error:
+            raise not_trusted(error, config) or error from None
         done.append(f"index template {name} for {pattern} is installed")
     return done
 
