@@ -17,6 +17,7 @@ import xxhash
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.metrics import Metrics
 
+from adtally.io.endpoints import AWS_AUTHORITY, refusal
 from adtally.io.files import atomic_write, join, make_folder
 from adtally.io.kinesis_client import KinesisConfig, connect
 from adtally.io.kinesis_producer import put_entries
@@ -116,8 +117,9 @@ class KinesisAlerts:
             connect(self.config).describe_stream_summary(**self.config.target)
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise AlertSinkError(
-                f"alerts cannot go to the stream {self.config.stream} at {where}: {error}. Create "
-                f"it, or correct --alerts, the region or the credentials."
+                f"alerts cannot go to the stream {self.config.stream} at {where}: "
+                f"{refusal(error, AWS_AUTHORITY) or error}. Create it, or correct --alerts, the "
+                f"region or the credentials."
             ) from error
 
     def open(self) -> AlertWriter:

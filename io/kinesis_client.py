@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import botocore.config
 import botocore.exceptions
 import botocore.parsers
 
+from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, refusal, warn_once
 from adtally.io.kinesis_shards import TRIM_HORIZON, Position, Shard
 from adtally.io.kpl import UserRecord, deaggregate
 
@@ -33,6 +35,7 @@ ITERATOR_SECONDS: Final = 270.0
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LAST_BACKOFF_SECONDS: Final = 30.0
 
+_LOG = logging.getLogger("adtally.kinesis")
 _BUSY: Final = frozenset(
     {
         "ProvisionedThroughputExceededException",
@@ -86,6 +89,9 @@ class KinesisConfig:
         endpoint_url: of a VPC endpoint or an emulator; empty for AWS itself.
         call_seconds: least time between two calls for one shard.
         shard_bytes_a_second: read no faster than this from one shard.
+
+    Raises:
+        ValueError: the endpoint is no URL, or holds a password.
     """
 
     stream: str
@@ -93,6 +99,10 @@ class KinesisConfig:
     endpoint_url: str = ""
     call_seconds: float = CALL_SECONDS
     shard_bytes_a_second: int = SHARD_BYTES_A_SECOND
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url:
+            check_url("--kinesis-endpoint", self.endpoint_url)
 
     @property
     def name(self) -> str:
@@ -108,6 +118,12 @@ class KinesisConfig:
 
 def connect(config: KinesisConfig) -> Any:
     """A boto3 client. It tries nothing again by itself: the source counts and waits."""
+    if is_plain(config.endpoint_url):
+        warn_once(
+            _LOG,
+            f"{config.endpoint_url} is not encrypted: events, and the token of temporary "
+            f"credentials, can be read on the way; write https://",
+        )
     session = boto3.session.Session()
     return session.client(
         "kinesis",
@@ -264,6 +280,13 @@ class Kinesis:
                 f"no AWS credentials to read {self.config.stream} with; set them as boto3 "
                 f"expects (environment, profile, or the role of the machine)."
             ) from error
+        except botocore.exceptions.SSLError as error:
+            why = refusal(error, AWS_AUTHORITY)
+            if not why:
+                raise
+            raise KinesisSourceError(
+                f"{self.config.stream} at {self.config.endpoint_url or 'AWS'} is not read: {why}"
+            ) from error
 
     def _sorted(self, error: Any, operation: str, arguments: dict[str, Any]) -> Exception:
         code = error.response.get("Error", {}).get("Code", "")
@@ -297,6 +320,8 @@ def is_passing(error: BaseException) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
         return passing or status == 429 or status >= 500
+    if refusal(error, ""):
+        return False
     return isinstance(
         error,
         NotYet
