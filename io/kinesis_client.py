@@ -156,6 +156,12 @@ class Kinesis:
     config: KinesisConfig
     client: Any
     clock: Callable[[], float] = field(default=time.time)
+    _told_ms: int | None = field(default=None, init=False)
+
+    def now_ms(self) -> int:
+        """Our clock, or the server's at its last answer if that is earlier."""
+        ours = round(self.clock() * 1000)
+        return ours if self._told_ms is None else min(ours, self._told_ms)
 
     def created_ms(self) -> int:
         """When the stream was made, which tells it from another of the same name."""
@@ -242,21 +248,23 @@ class Kinesis:
             records,
             answer.get("NextShardIterator"),
             int(answer.get("MillisBehindLatest") or 0),
-            self._asked_ms(answer),
+            self.now_ms(),
             sum(len(record.data) for record in records),
         )
 
-    def _asked_ms(self, answer: dict[str, Any]) -> int:
-        """A worker's clock may be wrong; the watermark must not follow it into the future."""
-        ours = round(self.clock() * 1000)
+    def _note_time(self, answer: dict[str, Any]) -> None:
+        """A worker's clock may be wrong, and neither the watermark nor what is taken for lost
+        must follow it into the future."""
         told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-        if told is None:
-            return ours
-        return min(ours, round(email.utils.parsedate_to_datetime(told).timestamp() * 1000))
+        self._told_ms = (
+            round(email.utils.parsedate_to_datetime(told).timestamp() * 1000) if told else None
+        )
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         try:
-            return getattr(self.client, operation)(**arguments)
+            answer = getattr(self.client, operation)(**arguments)
+            self._note_time(answer)
+            return answer
         except botocore.exceptions.ClientError as error:
             raise self._sorted(error, operation, arguments) from error
         except botocore.exceptions.NoCredentialsError as error:

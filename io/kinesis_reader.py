@@ -198,7 +198,7 @@ class GroupReader:
 
     def _in_doubt(self, position: Position) -> bool:
         """Whether retention may have taken something between the position and the next read."""
-        age_ms = self._kinesis.clock() * 1000 - position.settled_ms
+        age_ms = self._kinesis.now_ms() - position.settled_ms
         if age_ms < SHORTEST_RETENTION_MS - _MARGIN_MS:
             return False
         if position.sequence:
