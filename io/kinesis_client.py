@@ -44,6 +44,14 @@ _BUSY: Final = frozenset(
     }
 )
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
+_ANSWERS: Final = {
+    "describe_stream_summary": "StreamDescriptionSummary",
+    "get_records": "Records",
+    "get_shard_iterator": "ShardIterator",
+    "list_shards": "Shards",
+}
+"""What an answer has: botocore takes one whose body was lost for an answer with nothing in it."""
+
 _CHANGING: Final = "ResourceInUseException"
 """The stream is being made, or its shards are being changed."""
 
@@ -263,8 +271,6 @@ class Kinesis:
     def _call(self, operation: str, **arguments: Any) -> Any:
         try:
             answer = getattr(self.client, operation)(**arguments)
-            self._note_time(answer)
-            return answer
         except botocore.exceptions.ClientError as error:
             raise self._sorted(error, operation, arguments) from error
         except botocore.exceptions.NoCredentialsError as error:
@@ -272,6 +278,12 @@ class Kinesis:
                 f"no AWS credentials to read {self.config.stream} with; set them as boto3 "
                 f"expects (environment, profile, or the role of the machine)."
             ) from error
+        if _ANSWERS[operation] not in answer:
+            raise botocore.parsers.ResponseParserError(
+                f"{operation} was answered without {_ANSWERS[operation]}"
+            )
+        self._note_time(answer)
+        return answer
 
     def _sorted(self, error: Any, operation: str, arguments: dict[str, Any]) -> Exception:
         code = error.response.get("Error", {}).get("Code", "")

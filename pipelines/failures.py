@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import click
@@ -28,6 +29,9 @@ USAGE_ERRORS = frozenset(
     }
 )
 """Errors that a user mends by changing the command; by name, so that none is imported for it."""
+
+NO_SPACE = ("[Errno 28]", "[Errno 122]")
+"""A disk or a quota is full, whoever found out: Beam tells errors of workers as texts."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
@@ -66,5 +70,11 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
             click.echo(f"adtally: {message}", err=True)
             sys.exit(2)
         click.echo(f"adtally: failed: {type(error).__name__}: {message}", err=True)
+        if any(number in message for number in NO_SPACE):
+            click.echo(
+                f"adtally: the disk of --output or of the scratch folder ({tempfile.gettempdir()}, "
+                f"set by TMPDIR) is full; nothing half-written is visible. Free some; {again}.",
+                err=True,
+            )
         click.echo("adtally: --debug shows where.", err=True)
         sys.exit(1)

@@ -104,7 +104,7 @@ FAULTS = (
         *("checkpoints-full", "the disk of Flink's checkpoints full for 30 to 60 s"),
         *(FULL_CHECKPOINTS, places.fill_disk),
     ),
-    FaultCase("disk-slow", "the output on a disk that writes 20 kB/s", SLOW, places.slow_disk),
+    FaultCase("disk-slow", "the output on a disk that writes 100 kB/s", SLOW, places.slow_disk),
     FaultCase("disk-hung", "the disk of the output hangs for 40 s", SLOW, places.hang_disk),
     FaultCase(
         *("clock-ahead", "the workers' clock an hour ahead for 30 s", WORKERS_CLOCK),

@@ -17,9 +17,8 @@ from typing import Self
 from adtally.runners.local.flink_cluster import FlinkCluster, TaskManager, WorkerPool
 from adtally.runners.local.service import MissingSystemPart
 
-SMALL_MB = 48
-SLOW_BYTES_A_SECOND = 20_000
-"""A flush of a hundred lines a second is some 30 kB: the disk is slower than the stream."""
+SMALL_MB = 200
+SLOW_BYTES_A_SECOND = 100_000
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
@@ -115,7 +114,7 @@ class Clock:
     """A wall clock that jumps, by libfaketime; the monotonic clock goes on as it does everywhere.
 
     Args:
-        file: says how far the clock is off; read again at every look at it.
+        file: says how far the clock is off; read again every second.
     """
 
     def __init__(self, file: Path) -> None:
@@ -137,7 +136,7 @@ class Clock:
         return {
             "LD_PRELOAD": str(FAKETIME),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 

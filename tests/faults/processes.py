@@ -92,7 +92,8 @@ def kill_client(stage: Stage, rng: random.Random) -> None:
     time.sleep(rng.uniform(2, 20))
     streams.end(client, signal.SIGKILL)
     time.sleep(10)  # what was on its way to the cluster has arrived
-    if not any(flink.jobs(status) for status in ("RUNNING", "RESTARTING", "INITIALIZING")):
+    begun = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING")
+    if not any(flink.jobs(status) for status in begun):
         flink.pool.restart()
         stage.submit("--flink-savepoint", savepoint)
 

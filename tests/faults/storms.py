@@ -30,6 +30,7 @@ from tests.faults.stage import Stage
 
 STORM_SECONDS = 60.0
 Judge = Callable[[Request], Fault | None]
+Ask = Callable[[bytes], Answer]
 
 _BUSY = {"error": {"type": "es_rejected_execution_exception", "reason": "rejected"}, "status": 429}
 _JSON = ("Content-Type", "application/json")
@@ -55,6 +56,7 @@ THROTTLED = tuple(
         "ThrottlingException",
     )
 )
+EXPIRED = _kinesis_error(400, "ExpiredIteratorException")
 INTERNAL = _kinesis_error(500, "InternalFailure")
 
 
@@ -76,7 +78,7 @@ def _for_a_minute(proxy: FaultProxy, judge: Judge) -> float:
     return STORM_SECONDS
 
 
-def _some(rng: random.Random, share: float, faults: list[Fault]) -> Judge:
+def some(rng: random.Random, share: float, faults: list[Fault]) -> Judge:
     """Breaks a share of all requests, in one of some ways."""
     lock = threading.Lock()
 
@@ -101,16 +103,17 @@ def refuse_bulks(stage: Stage, rng: random.Random) -> float:
 
 def refuse_items(stage: Stage, rng: random.Random) -> float:
     """429 and 503 for items of a bulk request that is answered with 200; nine of ten."""
-    return _for_a_minute(stage.before_node, _items(rng, busy=0.9, broken=0.0))
+    return _for_a_minute(stage.before_node, items(rng, busy=0.9, broken=0.0))
 
 
 def partly_broken(stage: Stage, rng: random.Random) -> float:
     """Of the items of a bulk request some get 429 or 503, and some a field that the mapping does
     not take, so that the node refuses them for good."""
-    return _for_a_minute(stage.before_node, _items(rng, busy=0.3, broken=0.02))
+    return _for_a_minute(stage.before_node, items(rng, busy=0.3, broken=0.02))
 
 
-def _items(rng: random.Random, busy: float, broken: float) -> Judge:
+def items(rng: random.Random, busy: float, broken: float) -> Judge:
+    """A share of the items of bulk requests is too much for now, and a share refused for good."""
     lock = threading.Lock()
 
     def fate() -> str:
@@ -118,7 +121,7 @@ def _items(rng: random.Random, busy: float, broken: float) -> Judge:
             drawn = rng.random()
         return "busy" if drawn < busy else "broken" if drawn < busy + broken else ""
 
-    def exchange(body: bytes, ask: Callable[[bytes], Answer]) -> Answer:
+    def exchange(body: bytes, ask: Ask) -> Answer:
         lines = body.split(b"\n")[:-1]
         pairs = list(zip(lines[::2], lines[1::2], strict=True))
         fates = [fate() for _ in pairs]
@@ -152,7 +155,7 @@ def _refused(rng: random.Random) -> dict[str, Any]:
 def break_elasticsearch(stage: Stage, rng: random.Random) -> float:
     """Half of all requests: 5xx, cut off, answer lost or cut or dribbling."""
     kinds: list[Fault] = [BAD_GATEWAY, UNAVAILABLE, Cut(0.5), Lost(), Truncated(), Dribbled(8)]
-    return _for_a_minute(stage.before_node, _some(rng, 0.5, kinds))
+    return _for_a_minute(stage.before_node, some(rng, 0.5, kinds))
 
 
 def throttle_kinesis(stage: Stage, rng: random.Random) -> float:
@@ -163,17 +166,16 @@ def throttle_kinesis(stage: Stage, rng: random.Random) -> float:
 def break_kinesis(stage: Stage, rng: random.Random) -> float:
     """Half of all calls of the reader: 5xx, cut off, answer lost or cut or dribbling."""
     kinds: list[Fault] = [INTERNAL, UNAVAILABLE, Cut(0.5), Lost(), Truncated(), Dribbled(8)]
-    return _for_a_minute(stage.before_kinesis, _some(rng, 0.5, kinds))
+    return _for_a_minute(stage.before_kinesis, some(rng, 0.5, kinds))
 
 
 def expire_iterators(stage: Stage, rng: random.Random) -> float:
     """Every second GetRecords finds its iterator expired."""
-    expired = _kinesis_error(400, "ExpiredIteratorException")
     asked = "x-amz-target"
     return _for_a_minute(
         stage.before_kinesis,
         lambda request: (
-            expired
+            EXPIRED
             if request.headers.get(asked, "").endswith("GetRecords") and rng.random() < 0.5
             else None
         ),
@@ -189,4 +191,4 @@ def slow_s3_down(stage: Stage, rng: random.Random) -> float:
 def break_s3(stage: Stage, rng: random.Random) -> float:
     """Half of all requests: 5xx, cut off, answer lost or cut."""
     kinds: list[Fault] = [Refused(), Refused(500), Cut(0.5), Lost(), Truncated()]
-    return _for_a_minute(stage.before_store, _some(rng, 0.5, kinds))
+    return _for_a_minute(stage.before_store, some(rng, 0.5, kinds))

@@ -550,7 +550,7 @@ def test_a_fast_clock_of_the_worker_makes_nothing_late(
 def test_a_clock_days_ahead_takes_no_idle_shard_for_lost(
     fake: FakeKinesis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that starts anew asks whether retention has passed; only the server's clock tells."""
+    """A worker that starts anew asks whether retention has passed: by the server's clock."""
     runner = Runner(fake)
     runner.run(3)
     fast = functools.partial(Kinesis, clock=lambda: fake.clock.now + 72 * HOUR)
