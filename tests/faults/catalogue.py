@@ -115,12 +115,12 @@ FAULTS = (
         places.jump_back,
     ),
     FaultCase(
-        *("machine-ahead", "the clock of TaskManager and workers an hour ahead for 30 s"),
-        *(MACHINE_CLOCK, places.jump_ahead),
+        *("machine-ahead", "the clock of TaskManager and workers an hour ahead, for good"),
+        *(MACHINE_CLOCK, places.stay_ahead),
     ),
     FaultCase(
-        *("machine-back", "the clock of TaskManager and workers an hour back for 30 s"),
-        *(MACHINE_CLOCK, places.jump_back),
+        *("machine-back", "the clock of TaskManager and workers set back by a minute"),
+        *(MACHINE_CLOCK, places.step_back),
     ),
     FaultCase(
         "prism", "kill -9 of Prism and its workers, started again without state", PRISM,
