@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import email.utils
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,14 @@ import botocore.config
 import botocore.exceptions
 import botocore.parsers
 
+from adtally.io.kinesis_errors import (
+    IteratorExpired,
+    KinesisSourceError,
+    NotYet,
+    ShardGone,
+    StreamMissing,
+    is_passing,
+)
 from adtally.io.kinesis_shards import TRIM_HORIZON, Position, Shard
 from adtally.io.kpl import UserRecord, deaggregate
 
@@ -30,20 +37,6 @@ SHARD_BYTES_A_SECOND: Final = 2 << 20
 ITERATOR_SECONDS: Final = 270.0
 """An iterator lives 300 s; one this old is not tried any more."""
 
-FIRST_BACKOFF_SECONDS: Final = 0.5
-LAST_BACKOFF_SECONDS: Final = 30.0
-
-_BUSY: Final = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "LimitExceededException",
-        "KMSThrottlingException",
-        "ThrottlingException",
-        "Throttling",
-        "RequestLimitExceeded",
-    }
-)
-_EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
 _ANSWERS: Final = {
     "describe_stream_summary": "StreamDescriptionSummary",
     "get_records": "Records",
@@ -51,37 +44,6 @@ _ANSWERS: Final = {
     "list_shards": "Shards",
 }
 """What an answer has: botocore takes one whose body was lost for an answer with nothing in it."""
-
-_CHANGING: Final = "ResourceInUseException"
-"""The stream is being made, or its shards are being changed."""
-
-
-class KinesisSourceError(RuntimeError):
-    """Reading cannot go on without a person; the message says what to do."""
-
-
-class StreamMissing(KinesisSourceError):
-    """There is no such stream."""
-
-
-class StreamRecreated(KinesisSourceError):
-    """A stream of the same name, but not the one that was being read."""
-
-
-class DataLoss(KinesisSourceError):
-    """Records left the stream before they were read."""
-
-
-class ShardGone(Exception):
-    """The stream does not have the shard, or the position in it, any more."""
-
-
-class IteratorExpired(Exception):
-    """A new iterator is needed; nothing is lost."""
-
-
-class NotYet(Exception):
-    """The start time is still ahead for the stream's clock; ours may be fast."""
 
 
 @dataclass(frozen=True)
@@ -308,38 +270,6 @@ class Kinesis:
             f"Reading needs kinesis:DescribeStreamSummary, ListShards, GetShardIterator and "
             f"GetRecords."
         )
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether an error goes away by itself: throttled, overloaded, unreachable, cut off."""
-    if isinstance(error, botocore.exceptions.ClientError):
-        code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
-        return passing or status == 429 or status >= 500
-    return isinstance(
-        error,
-        NotYet
-        | botocore.exceptions.ConnectionError
-        | botocore.exceptions.HTTPClientError
-        | botocore.exceptions.CredentialRetrievalError
-        | botocore.parsers.ResponseParserError
-        | OSError,
-    )
-
-
-def is_throttling(error: BaseException) -> bool:
-    """Whether we were asked to be slower."""
-    return (
-        isinstance(error, botocore.exceptions.ClientError)
-        and error.response.get("Error", {}).get("Code", "") in _BUSY
-    )
-
-
-def backoff_seconds(attempt: int) -> float:
-    """Full jitter (AWS, "Exponential Backoff And Jitter"), for the ``attempt``-th from 1."""
-    limit = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
-    return random.uniform(limit / 2, limit)
 
 
 def _shard(item: dict[str, Any]) -> Shard:

@@ -10,13 +10,10 @@ from typing import Final
 
 import msgspec
 
-from adtally.io.kinesis_client import (
-    ITERATOR_SECONDS,
+from adtally.io.kinesis_client import ITERATOR_SECONDS, Kinesis, Polled, Record
+from adtally.io.kinesis_errors import (
     DataLoss,
     IteratorExpired,
-    Kinesis,
-    Polled,
-    Record,
     ShardGone,
     StreamRecreated,
     backoff_seconds,

@@ -7,14 +7,8 @@ import pytest
 
 from adtally.io.kinesis import KinesisBatch, KinesisConfig
 from adtally.io.kinesis_chunks import to_chunk
-from adtally.io.kinesis_client import (
-    DataLoss,
-    Kinesis,
-    KinesisSourceError,
-    Record,
-    StreamMissing,
-    StreamRecreated,
-)
+from adtally.io.kinesis_client import Kinesis, Record
+from adtally.io.kinesis_errors import DataLoss, KinesisSourceError, StreamMissing, StreamRecreated
 from adtally.io.kinesis_reader import CONTINUE, FAIL, GroupReader
 from adtally.io.kinesis_shards import (
     TRIM_HORIZON,
