@@ -19,6 +19,7 @@ from apache_beam.metrics import Metrics
 from adtally.io.files import atomic_write, join, make_folder
 from adtally.io.kinesis_client import KinesisConfig, connect
 from adtally.io.kinesis_producer import put_entries
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 Line = tuple[str, bytes]
@@ -77,7 +78,7 @@ class SendAlerts(beam.PTransform):
         return batches | "Send" >> beam.ParDo(_Send(self.sink)).with_output_types(int)
 
 
-class _Send(beam.DoFn):
+class _Send(Storing):
     def __init__(self, sink: AlertSink) -> None:
         self._sink = sink
         self._writer: AlertWriter | None = None

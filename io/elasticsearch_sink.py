@@ -22,6 +22,7 @@ from adtally.io.dead_letters import DeadLetter
 from adtally.io.elasticsearch import KINDS, check_templates
 from adtally.io.elasticsearch_bulk import BulkCounts, BulkWriter, Document, Refused
 from adtally.io.elasticsearch_client import ElasticsearchConfig, connect
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S%.3fZ"
@@ -62,7 +63,7 @@ class WriteToElasticsearch(beam.PTransform):
         ).with_output_types(DeadLetter)
 
 
-class _WriteDocuments(beam.DoFn):
+class _WriteDocuments(Storing):
     def __init__(self, config: ElasticsearchConfig, kind: str) -> None:
         self._config = config
         self._kind = kind

@@ -15,6 +15,7 @@ from adtally.io import schema
 from adtally.io.arrow import with_tag
 from adtally.io.files import open_file
 from adtally.io.logs import Block
+from adtally.io.objects import Storing
 from adtally.io.progress import Progress, ProgressWriter
 from adtally.io.read_logs import LogChunk, prefetched, read_chunks
 
@@ -46,7 +47,7 @@ class ReadLogs(beam.PTransform):
         )
 
 
-class _ReadChunks(beam.DoFn):
+class _ReadChunks(Storing):
     def __init__(self, progress_folder: str) -> None:
         self._progress_folder = progress_folder
 
@@ -86,7 +87,7 @@ class ReadEventLog(beam.PTransform):
         )
 
 
-class _ReadBatches(beam.DoFn):
+class _ReadBatches(Storing):
     def __init__(self, progress_folder: str) -> None:
         self._progress_folder = progress_folder
 
