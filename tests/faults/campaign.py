@@ -30,6 +30,9 @@ ROUND_SECONDS = 200.0
 @click.option("--only", metavar="NAME,...", help="These faults alone; --list says which there are.")
 @click.option("--repeat", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all random moments.")
+@click.option(
+    "--rate", type=click.IntRange(1), default=100, show_default=True, help="Lines a second."
+)
 @click.option("--list", "listed", is_flag=True, help="Say which faults there are, and end.")
 @click.option(
     "--output",
@@ -38,7 +41,9 @@ ROUND_SECONDS = 200.0
     show_default=True,
     help="Data file, which keeps other faults; the page is written beside it as .md.",
 )
-def campaign(only: str | None, repeat: int, seed: int, listed: bool, output: Path) -> None:
+def campaign(
+    only: str | None, repeat: int, seed: int, rate: int, listed: bool, output: Path
+) -> None:
     """Break a running stream in every way, and count what was lost, what double, and how long it
     took. Exit code 1 where anything was."""
     if listed:
@@ -49,7 +54,7 @@ def campaign(only: str | None, repeat: int, seed: int, listed: bool, output: Pat
     sql_oracle.LATENESS_MS = streams.LATENESS_SECONDS * 1000
     bad = False
     for _, cases in itertools.groupby(_chosen(only), key=lambda case: case.setting.name):
-        with contextlib.closing(_Runner(seed, repeat)) as runner:
+        with contextlib.closing(_Runner(seed, repeat, rate)) as runner:
             for case in cases:
                 try:
                     with _alone():
@@ -63,7 +68,7 @@ def campaign(only: str | None, repeat: int, seed: int, listed: bool, output: Pat
                     bad = True
                     continue
                 bad |= report.failed(runs)
-                data = report.merge(output, case, seed, runs)
+                data = report.merge(output, case, seed, rate, runs)
                 output.with_suffix(".md").write_text(report.page(data))
     sys.exit(1 if bad else 0)
 
@@ -71,9 +76,10 @@ def campaign(only: str | None, repeat: int, seed: int, listed: bool, output: Pat
 class _Runner:
     """Faults of one setting, on one stream for as long as its load lasts and all is well."""
 
-    def __init__(self, seed: int, repeat: int) -> None:
+    def __init__(self, seed: int, repeat: int, rate: int) -> None:
         self._seed = seed
         self._repeat = repeat
+        self._rate = rate
         self._stage: Stage | None = None
 
     def run(self, case: FaultCase) -> list[Run]:
@@ -92,7 +98,7 @@ class _Runner:
         if self._stage is None or not self._stage.enough_for(ROUND_SECONDS):
             self.close()
             folder = Path(tempfile.mkdtemp(prefix="adtally-faults-"))
-            self._stage = Stage(folder, case.setting, EVENTS)
+            self._stage = Stage(folder, case.setting, EVENTS, self._rate)
             self._stage.start()
         return self._stage
 

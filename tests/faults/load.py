@@ -14,15 +14,15 @@ from typing import Any
 
 from tests import sql_oracle, streams
 
-LINES_A_SECOND = 100
 _LOG_KEYS = "advertiser_id, event_type, event_id, content_hash"
 
 
 class Producer(threading.Thread):
-    """Sends lines at a steady pace; holds between two puts where asked to."""
+    """Sends so many lines a second; holds between two puts where asked to."""
 
-    def __init__(self, client: Any, stream: str, lines: list[bytes], log: Path) -> None:
+    def __init__(self, client: Any, stream: str, lines: list[bytes], rate: int, log: Path) -> None:
         super().__init__(daemon=True)
+        self._rate = rate
         self._client = client
         self._stream = stream
         self._lines = iter(lines)
@@ -36,7 +36,7 @@ class Producer(threading.Thread):
         while not self.ended:
             seed += 1
             with self._turn:
-                some = [line for line, _ in zip(self._lines, range(LINES_A_SECOND), strict=False)]
+                some = [line for line, _ in zip(self._lines, range(self._rate), strict=False)]
                 streams.put(self._client, self._stream, some, seed)
                 with self._log.open("ab") as log:
                     log.writelines(line + b"\n" for line in some)

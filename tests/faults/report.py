@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.catalogue import FAULTS, FaultCase
-from tests.faults.load import LINES_A_SECOND
 from tests.faults.stage import Run
 
 DOCS = Path(__file__).parents[2] / "docs"
 DATA = DOCS / "faults.json"
 
-_HEAD = f"""# Faults
+_HEAD = """# Faults
 
 Made by `make faults` from [faults.json](faults.json); do not edit. How it measures is in
 [streaming.md](streaming.md#breaking-it).
 
-{LINES_A_SECOND} lines a second into three shards; each fault at a moment drawn from a seed, under
+So many lines a second go into three shards; each fault happens at a moment drawn from a seed, under
 that load. Then the producer holds until Elasticsearch, the views over the summaries and the views
 over the event log say exactly what SQL says over the lines that were sent, row by row. "Lost" and
 "double" are events, over all three, when that was so, or when it was given up. "Twice" are rows
@@ -33,18 +32,19 @@ SQL itself (1 to 3 s).
 
 """
 _COLUMNS = (
-    *("fault", "times", "lines", "counted", "as SQL says", "lost", "double", "twice"),
+    *("fault", "times", "lines/s", "lines", "counted", "as SQL says", "lost", "double", "twice"),
     *("s p50", "s max", "restarts", "load"),
 )
 
 
-def merge(path: Path, case: FaultCase, seed: int, runs: list[Run]) -> dict[str, Any]:
+def merge(path: Path, case: FaultCase, seed: int, rate: int, runs: list[Run]) -> dict[str, Any]:
     """Put the runs of a fault into the data file, in place of earlier ones; returns all of it."""
     data = json.loads(path.read_text()) if path.exists() else {"faults": {}}
     data["faults"][case.name] = {
         "title": case.title,
         "setting": case.setting.name,
         "seed": seed,
+        "rate": rate,
         "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "runs": [asdict(run) for run in runs],
@@ -87,7 +87,7 @@ def _row(entry: dict[str, Any]) -> str:
     most = f"never ({never})" if never else f"{max(seconds):.0f}"
     load = f"{min(run['load'] for run in runs):.0f} to {max(run['load'] for run in runs):.0f}"
     return (
-        f"| {entry['title']} | {len(runs)} | {total['sent']:,} | {runs[-1]['counted']:,} "
+        f"| {entry['title']} | {len(runs)} | {entry['rate']} | {total['sent']:,} | {runs[-1]['counted']:,} "
         f"| {runs[-1]['expected']:,} | {total['lost']:,} | {total['double']:,} "
         f"| {total['twice']:,} | {p50} | {most} | {total['restarts']} | {load} |"
     )

@@ -27,7 +27,6 @@ from tests import streams
 from tests.fault_proxy import FaultProxy
 from tests.faults import machine, watch
 from tests.faults.load import (
-    LINES_A_SECOND,
     Difference,
     Expected,
     Log,
@@ -43,7 +42,7 @@ from tests.stores import S3Store
 STREAM = "faults"
 BUCKET_KEY = "live"
 QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s")
-RECOVER_SECONDS = 240.0
+RECOVER_SECONDS = 400.0
 """What is not well again after this is written down as it is."""
 
 
@@ -107,17 +106,19 @@ class Stage:
         folder: for everything.
         setting: see there.
         events: how many are made up for the load.
+        rate: lines a second.
     """
 
-    def __init__(self, folder: Path, setting: Setting, events: int) -> None:
+    def __init__(self, folder: Path, setting: Setting, events: int, rate: int) -> None:
         self.folder = folder
         self.setting = setting
         self._events = events
+        self._rate = rate
         self._undo = contextlib.ExitStack()
         self._twice = 0
         self.live = folder / "live"
         self.sent = folder / "sent"
-        self.kinesis = KinesisServer(folder / "kinesis")
+        self.kinesis = KinesisServer(folder / "kinesis", persist_seconds=10)
         self.node = ElasticsearchNode(folder / "elasticsearch")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -149,7 +150,7 @@ class Stage:
             self.submit()
         else:
             self.start_prism()
-        self.producer = Producer(self.client, STREAM, lines, self.sent / "sent.jsonl")
+        self.producer = Producer(self.client, STREAM, lines, self._rate, self.sent / "sent.jsonl")
         self.producer.start()
         streams.until(lambda: bool(logged(self.readable()).events), "the stream flows")
 
@@ -299,7 +300,7 @@ class Stage:
 
     def enough_for(self, seconds: float) -> bool:
         """Whether the load lasts for so long."""
-        return self._events - self.producer.sent > seconds * LINES_A_SECOND
+        return self._events - self.producer.sent > seconds * self._rate
 
     def stop(self) -> None:
         """End everything."""

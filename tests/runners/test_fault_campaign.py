@@ -47,16 +47,20 @@ def test_events_of_the_log_are_compared_one_by_one() -> None:
 
 def test_results_accumulate_and_a_repetition_replaces_its_own(tmp_path: Path) -> None:
     path = tmp_path / "faults.json"
-    report.merge(path, FAULTS[3], 1, [RUN])
-    report.merge(path, FAULTS[1], 1, [RUN, replace(RUN, seconds=20.0)])
-    data = report.merge(path, FAULTS[3], 2, [replace(RUN, lost=4)])
+    report.merge(path, FAULTS[3], 1, 50, [RUN])
+    report.merge(path, FAULTS[1], 1, 100, [RUN, replace(RUN, seconds=20.0)])
+    data = report.merge(path, FAULTS[3], 2, 50, [replace(RUN, lost=4)])
     assert list(data["faults"]) == [FAULTS[1].name, FAULTS[3].name]
     assert data == json.loads(path.read_text())
     page = report.page(data)
     assert (
-        f"| {FAULTS[1].title} | 2 | 1,800 | 850 | 850 | 0 | 0 | 14 | 16 | 20 | 2 | 1 to 1 |" in page
+        f"| {FAULTS[1].title} | 2 | 100 | 1,800 | 850 | 850 | 0 | 0 | 14 | 16 | 20 | 2 | 1 to 1 |"
+        in page
     )
-    assert f"| {FAULTS[3].title} | 1 | 900 | 850 | 850 | 4 | 0 | 7 | 12 | 12 | 1 | 1 to 1 |" in page
+    assert (
+        f"| {FAULTS[3].title} | 1 | 50 | 900 | 850 | 850 | 4 | 0 | 7 | 12 | 12 | 1 | 1 to 1 |"
+        in page
+    )
     assert "status 429" in page
     assert f"Not run: {FAULTS[0].title}; " in page
 
