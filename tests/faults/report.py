@@ -88,8 +88,8 @@ def _row(entry: dict[str, Any]) -> str:
     load = f"{min(run['load'] for run in runs):.0f} to {max(run['load'] for run in runs):.0f}"
     return (
         f"| {entry['title']} | {len(runs)} | {entry['rate']} | {total['sent']:,} "
-        f"| {runs[-1]['counted']:,} | {runs[-1]['expected']:,} | {total['lost']:,} | {total['double']:,} "
-        f"| {total['twice']:,} | {p50} | {most} | {total['restarts']} | {load} |"
+        f"| {runs[-1]['counted']:,} | {runs[-1]['expected']:,} | {total['lost']:,} "
+        f"| {total['double']:,} | {total['twice']:,} | {p50} | {most} | {total['restarts']} | {load} |"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -26,38 +25,32 @@ class Notes:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._from = {path: path.stat().st_size for path in self._logs()}
-        self._restarts = self._restarted()
 
     def _logs(self) -> list[Path]:
         stage = self._stage
         if stage.setting.runner != "flink":
             return [stage.folder / "stream.log"]
-        servers = [*stage.flink.task_managers, stage.flink.pool]
+        servers = [stage.flink.manager, *stage.flink.task_managers, stage.flink.pool]
         return [server.log for server in servers if server.log.exists()]
 
-    def _restarted(self) -> int:
-        if self._stage.setting.runner != "flink":
-            return 0
-        flink, total = self._stage.flink, 0
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            for job in [*flink.jobs(), *flink.jobs("RESTARTING")]:
-                found = flink.manager.get(f"/jobs/{job}/metrics?get=numRestarts")
-                total += sum(int(one["value"]) for one in found)
-        return total
-
     def restarts(self) -> int:
-        """Restarts of the job since then; a job that was submitted anew begins from none."""
-        return max(0, self._restarted() - self._restarts)
+        """How often Flink restarted the job since then."""
+        stage = self._stage
+        if stage.setting.runner != "flink":
+            return 0
+        return self._since(stage.flink.manager.log).count(" to RESTARTING")
+
+    def _since(self, path: Path) -> str:
+        with path.open("rb") as file:
+            file.seek(self._from.get(path, 0))
+            return file.read().decode(errors="replace")
 
     def seen(self) -> list[str]:
         """The most frequent messages since then, without what differs from one to the next."""
         found: Counter[str] = Counter()
         shown: dict[str, str] = {}
         for path in self._logs():
-            with path.open("rb") as file:
-                file.seek(self._from.get(path, 0))
-                text = file.read().decode(errors="replace")
-            for line in text.splitlines():
+            for line in self._since(path).splitlines():
                 for message in _messages(line):
                     kind = _VARYING.sub("N", message)[:80]
                     found[kind] += 1
