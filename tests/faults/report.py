@@ -86,11 +86,13 @@ def _row(entry: dict[str, Any]) -> str:
     p50 = f"{statistics.median(seconds):.0f}" if seconds else "-"
     most = f"never ({never})" if never else f"{max(seconds):.0f}"
     load = f"{min(run['load'] for run in runs):.0f} to {max(run['load'] for run in runs):.0f}"
-    return (
-        f"| {entry['title']} | {len(runs)} | {entry['rate']} | {total['sent']:,} "
-        f"| {runs[-1]['counted']:,} | {runs[-1]['expected']:,} | {total['lost']:,} "
-        f"| {total['double']:,} | {total['twice']:,} | {p50} | {most} | {total['restarts']} | {load} |"
-    )
+    cells = [
+        *(entry["title"], len(runs), entry["rate"], total["sent"], runs[-1]["counted"]),
+        *(runs[-1]["expected"], total["lost"], total["double"], total["twice"], p50, most),
+        *(total["restarts"], load),
+    ]
+    shown = (f"{cell:,}" if isinstance(cell, int) else cell for cell in cells)
+    return f"| {' | '.join(shown)} |"
 
 
 def _machine(data: dict[str, Any]) -> str:
