@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from tests.faults import places, processes, storms
 from tests.faults.stage import Setting, Stage
 
-FLINK = Setting("flink")
-PROXIED = Setting("proxied", proxied=True)
+FLINK = Setting("flink", proxied=True, output="small", small_checkpoints=True, clock="workers")
 S3 = Setting("s3", output="s3")
-FULL = Setting("full", output="small")
-FULL_CHECKPOINTS = Setting("full-checkpoints", small_checkpoints=True)
 SLOW = Setting("slow", output="slow")
-WORKERS_CLOCK = Setting("workers-clock", clock="workers")
 MACHINE_CLOCK = Setting("machine-clock", clock="machine")
 PRISM = Setting("prism", runner="prism")
 
@@ -64,31 +60,31 @@ FAULTS = (
         processes.kill_client,
     ),
     FaultCase(
-        *("429", "429 to every bulk request for 60 s, with and without Retry-After", PROXIED),
+        *("429", "429 to every bulk request for 60 s, with and without Retry-After", FLINK),
         storms.refuse_bulks,
     ),
     FaultCase(
-        *("429-items", "429 and 503 to nine of ten items inside a 200, for 60 s", PROXIED),
+        *("429-items", "429 and 503 to nine of ten items inside a 200, for 60 s", FLINK),
         storms.refuse_items,
     ),
     FaultCase(
-        *("partial", "items: 30% 429 or 503, 2% refused by the mapping, for 60 s", PROXIED),
+        *("partial", "items: 30% 429 or 503, 2% refused by the mapping, for 60 s", FLINK),
         storms.partly_broken,
     ),
     FaultCase(
-        *("elasticsearch-broken", "Elasticsearch: half of all requests broken for 60 s", PROXIED),
+        *("elasticsearch-broken", "Elasticsearch: half of all requests broken for 60 s", FLINK),
         storms.break_elasticsearch,
     ),
     FaultCase(
-        *("throttled", "Kinesis refuses every call for 60 s: throughput exceeded", PROXIED),
+        *("throttled", "Kinesis refuses every call for 60 s: throughput exceeded", FLINK),
         storms.throttle_kinesis,
     ),
     FaultCase(
-        *("kinesis-broken", "Kinesis: half of all calls broken for 60 s", PROXIED),
+        *("kinesis-broken", "Kinesis: half of all calls broken for 60 s", FLINK),
         storms.break_kinesis,
     ),
     FaultCase(
-        *("iterators", "every second iterator of Kinesis expired, for 60 s", PROXIED),
+        *("iterators", "every second iterator of Kinesis expired, for 60 s", FLINK),
         storms.expire_iterators,
     ),
     FaultCase(
@@ -99,19 +95,19 @@ FAULTS = (
         *("s3-broken", "output on s3://: half of all requests broken for 60 s", S3),
         storms.break_s3,
     ),
-    FaultCase("disk-full", "the disk of the output full for 30 to 60 s", FULL, places.fill_disk),
+    FaultCase("disk-full", "the disk of the output full for 30 to 60 s", FLINK, places.fill_output),
     FaultCase(
         *("checkpoints-full", "the disk of Flink's checkpoints full for 30 to 60 s"),
-        *(FULL_CHECKPOINTS, places.fill_disk),
+        *(FLINK, places.fill_checkpoints),
     ),
     FaultCase("disk-slow", "the output on a disk that writes 100 kB/s", SLOW, places.slow_disk),
     FaultCase("disk-hung", "the disk of the output hangs for 40 s", SLOW, places.hang_disk),
     FaultCase(
-        *("clock-ahead", "the workers' clock an hour ahead for 30 s", WORKERS_CLOCK),
+        *("clock-ahead", "the workers' clock an hour ahead for 30 s", FLINK),
         places.jump_ahead,
     ),
     FaultCase(
-        *("clock-back", "the workers' clock an hour back for 30 s", WORKERS_CLOCK),
+        *("clock-back", "the workers' clock an hour back for 30 s", FLINK),
         places.jump_back,
     ),
     FaultCase(

@@ -19,7 +19,7 @@ import libfaketime
 from adtally.runners.local.flink_cluster import FlinkCluster, TaskManager, WorkerPool
 from adtally.runners.local.service import MissingSystemPart
 
-SMALL_MB = 200
+SMALL_MB = 600
 SLOW_BYTES_A_SECOND = 100_000
 
 FAKETIME = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"

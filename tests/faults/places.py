@@ -15,10 +15,19 @@ AGAIN_SECONDS = 30
 """Of load: some 2,700 events for 240 groups of windows."""
 
 
-def fill_disk(stage: Stage, rng: random.Random) -> float:
-    """The file system of the output, or of Flink's checkpoints, is full."""
+def fill_output(stage: Stage, rng: random.Random) -> float:
+    """The file system of the output is full."""
+    return _fill(stage, "output", rng)
+
+
+def fill_checkpoints(stage: Stage, rng: random.Random) -> float:
+    """The file system of Flink's checkpoints is full."""
+    return _fill(stage, "checkpoints", rng)
+
+
+def _fill(stage: Stage, disk: str, rng: random.Random) -> float:
     seconds = FULL_SECONDS * rng.uniform(0.75, 1.5)
-    with stage.small.full():
+    with stage.small_disk(disk).full():
         time.sleep(seconds)
     return seconds
 

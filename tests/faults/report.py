@@ -37,9 +37,21 @@ _COLUMNS = (
 )
 
 
-def merge(path: Path, case: FaultCase, seed: int, rate: int, runs: list[Run]) -> dict[str, Any]:
-    """Put the runs of a fault into the data file, in place of earlier ones; returns all of it."""
+def merge(
+    path: Path, case: FaultCase, seed: int, rate: int, runs: list[Run], append: bool = False
+) -> dict[str, Any]:
+    """Put the runs of a fault into the data file; returns all of it.
+
+    Args:
+        path: the data file.
+        case: the fault.
+        seed: of its moments.
+        rate: lines a second.
+        runs: what it cost, each time.
+        append: to the runs that are there, not in place of them.
+    """
     data = json.loads(path.read_text()) if path.exists() else {"faults": {}}
+    before = data["faults"].get(case.name, {}).get("runs", []) if append else []
     data["faults"][case.name] = {
         "title": case.title,
         "setting": case.setting.name,
@@ -47,7 +59,7 @@ def merge(path: Path, case: FaultCase, seed: int, rate: int, runs: list[Run]) ->
         "rate": rate,
         "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "runs": [asdict(run) for run in runs],
+        "runs": [*before, *(asdict(run) for run in runs)],
     }
     names = [fault.name for fault in FAULTS]
     data["faults"] = dict(sorted(data["faults"].items(), key=lambda item: names.index(item[0])))

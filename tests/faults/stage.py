@@ -23,6 +23,7 @@ from adtally.pipelines.cli import cli
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
+from adtally.runners.local.service import MissingSystemPart
 from tests import streams
 from tests.fault_proxy import FaultProxy
 from tests.faults import machine, watch
@@ -116,6 +117,7 @@ class Stage:
         self._rate = rate
         self._undo = contextlib.ExitStack()
         self._twice = 0
+        self._small: dict[str, machine.SmallDisk | MissingSystemPart] = {}
         self.live = folder / "live"
         self.sent = folder / "sent"
         self.kinesis = KinesisServer(folder / "kinesis", persist_seconds=10)
@@ -158,7 +160,7 @@ class Stage:
         self.output = str(self.live)
         self._storage: tuple[str, ...] = ()
         if self.setting.output == "small":
-            self.small = self._undo.enter_context(machine.small_disk(self.live))
+            self._mount("output", self.live)
         if self.setting.output == "slow":
             self.slow = self._undo.enter_context(machine.SlowDisk(self.folder / "real", self.live))
         if self.setting.output == "s3":
@@ -169,13 +171,24 @@ class Stage:
             self.before_store = self._undo.enter_context(FaultProxy(self.store.url))
             self._storage = self.store.arguments(self.before_store.url)
 
+    def _mount(self, name: str, place: Path) -> None:
+        """A small disk; where nobody may mount one it is a folder, and its faults are skipped."""
+        try:
+            self._small[name] = self._undo.enter_context(machine.small_disk(place))
+        except MissingSystemPart as error:
+            self._small[name] = error
+
+    def small_disk(self, name: str) -> machine.SmallDisk:
+        """The small disk of ``output`` or ``checkpoints``."""
+        found = self._small[name]
+        if isinstance(found, MissingSystemPart):
+            raise found
+        return found
+
     def _start_flink(self) -> None:
-        settings = {}
         if self.setting.small_checkpoints:
-            place = self.folder / "checkpoints"
-            self.small = self._undo.enter_context(machine.small_disk(place))
-            settings["state.checkpoints.dir"] = place.as_uri()
-        self.flink = FlinkCluster(self.folder / "flink", slots=4, settings=settings)
+            self._mount("checkpoints", self.folder / "flink" / "manager" / "checkpoints")
+        self.flink = FlinkCluster(self.folder / "flink", slots=4)
         if self.setting.clock:
             self.clock = machine.Clock(self.folder / "clock")
             machine.give_clock(self.flink, self.clock, self.setting.clock == "machine")
