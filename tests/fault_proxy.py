@@ -47,7 +47,7 @@ class Truncated:
 
 @dataclass(frozen=True)
 class Dribbled:
-    """The server does what it is asked; its answer takes this long to arrive, byte by byte."""
+    """The server does what it is asked; its answer takes this long to arrive, bit by bit."""
 
     seconds: float = 10.0
 
@@ -205,9 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
         elif isinstance(fault, Dribbled):
             with contextlib.suppress(OSError):  # whoever asked may have had enough
-                for at in range(len(body)):
-                    time.sleep(fault.seconds / len(body))
-                    self.wfile.write(body[at : at + 1])
+                size = len(body) // 50 + 1
+                for at in range(0, len(body), size):
+                    time.sleep(fault.seconds * size / len(body))
+                    self.wfile.write(body[at : at + size])
         else:
             self.wfile.write(body)
 

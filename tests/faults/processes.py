@@ -52,9 +52,15 @@ def kill_job_server(stage: Stage, rng: random.Random) -> None:
     stage.flink.job_server.start()
 
 
+def _running_job(stage: Stage) -> str:
+    streams.until(lambda: len(stage.flink.jobs()) == 1, "the job runs")
+    (job,) = stage.flink.jobs()
+    return job
+
+
 def kill_job_manager(stage: Stage, rng: random.Random) -> None:
     flink = stage.flink
-    (job,) = flink.jobs()
+    job = _running_job(stage)
     flink.manager.kill()
     checkpoint = flink.newest_checkpoint(job)
     flink.manager.start()
@@ -66,7 +72,7 @@ def kill_job_manager(stage: Stage, rng: random.Random) -> None:
 def move_to_other_parallelism(stage: Stage, rng: random.Random) -> None:
     flink = stage.flink
     streams.until_checkpoint(flink)
-    (job,) = flink.jobs()
+    job = _running_job(stage)
     savepoint = flink.stop_with_savepoint(job)
     flink.pool.restart()
     stage.submit("--flink-savepoint", savepoint, "--flink-parallelism", str(rng.choice((3, 4))))
@@ -76,7 +82,7 @@ def kill_client(stage: Stage, rng: random.Random) -> None:
     """Whoever submits dies at any moment of it; where no job came of it, it is submitted again."""
     flink = stage.flink
     streams.until_checkpoint(flink)
-    (job,) = flink.jobs()
+    job = _running_job(stage)
     savepoint = flink.stop_with_savepoint(job)
     flink.pool.restart()
     with (stage.folder / "client.log").open("ab") as log:
