@@ -22,6 +22,9 @@ _BUSY: Final = frozenset(
     }
 )
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
+_SKEWED: Final = ("Signature expired", "Signature not yet current")
+"""What AWS says of a request whose clock is more than some minutes off; clocks are set right."""
+
 _CHANGING: Final = "ResourceInUseException"
 """The stream is being made, or its shards are being changed."""
 
@@ -55,12 +58,15 @@ class NotYet(Exception):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error goes away by itself: throttled, overloaded, unreachable, cut off."""
+    """Whether an error goes away by itself: throttled, overloaded, unreachable, cut off, or signed
+    by a clock that is wrong."""
     if isinstance(error, botocore.exceptions.ClientError):
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        message = error.response.get("Error", {}).get("Message", "")
         passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
-        return passing or status == 429 or status >= 500
+        skewed = code == "InvalidSignatureException" and message.startswith(_SKEWED)
+        return passing or skewed or status == 429 or status >= 500
     return isinstance(
         error,
         NotYet

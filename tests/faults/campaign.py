@@ -66,7 +66,7 @@ def campaign(
                 except MissingSystemPart as error:
                     _say(f"{case.name}: skipped: {error}")
                     continue
-                except (AssertionError, ServiceFailed, OSError) as error:
+                except (AssertionError, ServiceFailed, OSError, ValueError) as error:
                     _say(f"{case.name}: could not be brought about: {error!r}")
                     runner.close()
                     bad = True
