@@ -13,7 +13,7 @@ FLINK = Setting("flink", proxied=True, output="small", small_checkpoints=True, c
 S3 = Setting("s3", output="s3")
 SLOW = Setting("slow", output="slow")
 MACHINE_CLOCK = Setting("machine-clock", clock="machine")
-PRISM = Setting("prism", runner="prism")
+PRISM = Setting("prism", runner="prism", output="small")
 
 
 @dataclass(frozen=True)
@@ -121,5 +121,9 @@ FAULTS = (
     FaultCase(
         "prism", "kill -9 of Prism and its workers, started again without state", PRISM,
         processes.kill_prism,
+    ),
+    FaultCase(
+        *("prism-disk-full", "Prism: the disk of the output full for 30 to 60 s", PRISM),
+        places.fill_output_of_prism,
     ),
 )  # fmt: skip

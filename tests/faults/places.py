@@ -20,6 +20,14 @@ def fill_output(stage: Stage, rng: random.Random) -> float:
     return _fill(stage, "output", rng)
 
 
+def fill_output_of_prism(stage: Stage, rng: random.Random) -> float:
+    """The same; a stream that ended of it is started again, as whoever watches it would."""
+    seconds = _fill(stage, "output", rng)
+    if stage.process is not None and stage.process.poll() is not None:
+        stage.start_prism()
+    return seconds
+
+
 def fill_checkpoints(stage: Stage, rng: random.Random) -> float:
     """The file system of Flink's checkpoints is full."""
     return _fill(stage, "checkpoints", rng)
