@@ -60,7 +60,7 @@ bench-stream: $(READY) system
 	$(BIN)/python -m benchmarks.stream_throughput
 	$(BIN)/python -m benchmarks.stream_latency
 
-# Break a running stream in every way, under load; ten minutes.
+# Break a running stream in every way, under load; an hour and a half.
 faults: $(READY) system
 	$(BIN)/python -m tests.faults
 

@@ -21,6 +21,7 @@ from adtally.io.endpoints import AWS_AUTHORITY, refusal
 from adtally.io.files import atomic_write, join, make_folder
 from adtally.io.kinesis_client import KinesisConfig, connect
 from adtally.io.kinesis_producer import put_entries
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 Line = tuple[str, bytes]
@@ -79,7 +80,7 @@ class SendAlerts(beam.PTransform):
         return batches | "Send" >> beam.ParDo(_Send(self.sink)).with_output_types(int)
 
 
-class _Send(beam.DoFn):
+class _Send(Storing):
     def __init__(self, sink: AlertSink) -> None:
         self._sink = sink
         self._writer: AlertWriter | None = None

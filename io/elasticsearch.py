@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
+from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from adtally.io import schema

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import email.utils
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,14 @@ import botocore.exceptions
 import botocore.parsers
 
 from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, refusal, warn_once
+from adtally.io.kinesis_errors import (
+    IteratorExpired,
+    KinesisSourceError,
+    NotYet,
+    ShardGone,
+    StreamMissing,
+    is_passing,
+)
 from adtally.io.kinesis_shards import TRIM_HORIZON, Position, Shard
 from adtally.io.kpl import UserRecord, deaggregate
 
@@ -32,51 +39,15 @@ SHARD_BYTES_A_SECOND: Final = 2 << 20
 ITERATOR_SECONDS: Final = 270.0
 """An iterator lives 300 s; one this old is not tried any more."""
 
-FIRST_BACKOFF_SECONDS: Final = 0.5
-LAST_BACKOFF_SECONDS: Final = 30.0
-
 _LOG = logging.getLogger("adtally.kinesis")
-_BUSY: Final = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "LimitExceededException",
-        "KMSThrottlingException",
-        "ThrottlingException",
-        "Throttling",
-        "RequestLimitExceeded",
-    }
-)
-_EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
-_CHANGING: Final = "ResourceInUseException"
-"""The stream is being made, or its shards are being changed."""
 
-
-class KinesisSourceError(RuntimeError):
-    """Reading cannot go on without a person; the message says what to do."""
-
-
-class StreamMissing(KinesisSourceError):
-    """There is no such stream."""
-
-
-class StreamRecreated(KinesisSourceError):
-    """A stream of the same name, but not the one that was being read."""
-
-
-class DataLoss(KinesisSourceError):
-    """Records left the stream before they were read."""
-
-
-class ShardGone(Exception):
-    """The stream does not have the shard, or the position in it, any more."""
-
-
-class IteratorExpired(Exception):
-    """A new iterator is needed; nothing is lost."""
-
-
-class NotYet(Exception):
-    """The start time is still ahead for the stream's clock; ours may be fast."""
+_ANSWERS: Final = {
+    "describe_stream_summary": "StreamDescriptionSummary",
+    "get_records": "Records",
+    "get_shard_iterator": "ShardIterator",
+    "list_shards": "Shards",
+}
+"""What an answer has: botocore takes one whose body was lost for an answer with nothing in it."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +143,12 @@ class Kinesis:
     config: KinesisConfig
     client: Any
     clock: Callable[[], float] = field(default=time.time)
+    _told_ms: int | None = field(default=None, init=False)
+
+    def now_ms(self) -> int:
+        """Our clock, or the server's at its last answer if that is earlier."""
+        ours = round(self.clock() * 1000)
+        return ours if self._told_ms is None else min(ours, self._told_ms)
 
     def created_ms(self) -> int:
         """When the stream was made, which tells it from another of the same name."""
@@ -258,21 +235,21 @@ class Kinesis:
             records,
             answer.get("NextShardIterator"),
             int(answer.get("MillisBehindLatest") or 0),
-            self._asked_ms(answer),
+            self.now_ms(),
             sum(len(record.data) for record in records),
         )
 
-    def _asked_ms(self, answer: dict[str, Any]) -> int:
-        """A worker's clock may be wrong; the watermark must not follow it into the future."""
-        ours = round(self.clock() * 1000)
+    def _note_time(self, answer: dict[str, Any]) -> None:
+        """A worker's clock may be wrong, and neither the watermark nor what is taken for lost
+        must follow it into the future."""
         told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-        if told is None:
-            return ours
-        return min(ours, round(email.utils.parsedate_to_datetime(told).timestamp() * 1000))
+        self._told_ms = (
+            round(email.utils.parsedate_to_datetime(told).timestamp() * 1000) if told else None
+        )
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         try:
-            return getattr(self.client, operation)(**arguments)
+            answer = getattr(self.client, operation)(**arguments)
         except botocore.exceptions.ClientError as error:
             raise self._sorted(error, operation, arguments) from error
         except botocore.exceptions.NoCredentialsError as error:
@@ -287,6 +264,12 @@ class Kinesis:
             raise KinesisSourceError(
                 f"{self.config.stream} at {self.config.endpoint_url or 'AWS'} is not read: {why}"
             ) from error
+        if _ANSWERS[operation] not in answer:
+            raise botocore.parsers.ResponseParserError(
+                f"{operation} was answered without {_ANSWERS[operation]}"
+            )
+        self._note_time(answer)
+        return answer
 
     def _sorted(self, error: Any, operation: str, arguments: dict[str, Any]) -> Exception:
         code = error.response.get("Error", {}).get("Code", "")
@@ -311,40 +294,6 @@ class Kinesis:
             f"Reading needs kinesis:DescribeStreamSummary, ListShards, GetShardIterator and "
             f"GetRecords."
         )
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether an error goes away by itself: throttled, overloaded, unreachable, cut off."""
-    if isinstance(error, botocore.exceptions.ClientError):
-        code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
-        return passing or status == 429 or status >= 500
-    if refusal(error, ""):
-        return False
-    return isinstance(
-        error,
-        NotYet
-        | botocore.exceptions.ConnectionError
-        | botocore.exceptions.HTTPClientError
-        | botocore.exceptions.CredentialRetrievalError
-        | botocore.parsers.ResponseParserError
-        | OSError,
-    )
-
-
-def is_throttling(error: BaseException) -> bool:
-    """Whether we were asked to be slower."""
-    return (
-        isinstance(error, botocore.exceptions.ClientError)
-        and error.response.get("Error", {}).get("Code", "") in _BUSY
-    )
-
-
-def backoff_seconds(attempt: int) -> float:
-    """Full jitter (AWS, "Exponential Backoff And Jitter"), for the ``attempt``-th from 1."""
-    limit = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
-    return random.uniform(limit / 2, limit)
 
 
 def _shard(item: dict[str, Any]) -> Shard:

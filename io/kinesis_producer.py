@@ -11,7 +11,8 @@ import tenacity
 import xxhash
 
 from adtally.io.endpoints import AWS_AUTHORITY, refusal
-from adtally.io.kinesis_client import KinesisConfig, connect, is_passing
+from adtally.io.kinesis_client import KinesisConfig, connect
+from adtally.io.kinesis_errors import is_passing
 
 RECORDS_A_CALL: Final = 500
 BYTES_A_CALL: Final = 4 << 20
