@@ -15,6 +15,7 @@ from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.pull_cli import pull
+from adtally.pipelines.query_cli import query
 from adtally.pipelines.stream_cli import stream
 
 
@@ -43,6 +44,7 @@ for command in (
     local,
     profile,
     pull,
+    query,
     replay,
     stream,
 ):

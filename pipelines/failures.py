@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,7 @@ USAGE_ERRORS = frozenset(
         "ListError",
         "MappingError",
         "PiiError",
+        "QueryError",
         "RuleError",
         "NoInput",
         "TemplatesMissing",
@@ -37,6 +39,9 @@ USAGE_ERRORS = frozenset(
 """Errors that a user mends by changing the command; by name, so that none is imported for it."""
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NO_SPACE = ("[Errno 28]", "[Errno 122]")
+"""A disk or a quota is full, whoever found out: Beam tells errors of workers as texts."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it; 143 after SIGTERM."""
 
@@ -87,5 +92,11 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
             click.echo(f"adtally: {message}", err=True)
             sys.exit(2)
         click.echo(f"adtally: failed: {type(error).__name__}: {message}", err=True)
+        if any(number in message for number in NO_SPACE):
+            click.echo(
+                f"adtally: the disk of --output or of the scratch folder ({tempfile.gettempdir()}, "
+                f"set by TMPDIR) is full; nothing half-written is visible. Free some; {again}.",
+                err=True,
+            )
         click.echo("adtally: --debug shows where.", err=True)
         sys.exit(1)
