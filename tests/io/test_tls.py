@@ -278,7 +278,12 @@ def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
 def test_passwords_in_addresses_are_seen() -> None:
     assert holds_password("s3://key:secret@bucket/logs")
     assert holds_password("('a', 'https://u:@h')")
-    for text in ("s3://bucket/a@b:c", "kinesis://arn:aws:kinesis:eu:1:stream/s", "a:b@c", "x://h/a:b@c"):
+    for text in (
+        "s3://bucket/a@b:c",
+        "kinesis://arn:aws:kinesis:eu:1:stream/s",
+        "a:b@c",
+        "x://h/a:b@c",
+    ):
         assert not holds_password(text)
 
 
