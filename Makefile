@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types bench bench-stream faults format clean system
+.PHONY: demo test check lint types bench bench-stream faults fuzz format clean system
 
 $(READY): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -58,6 +58,10 @@ bench-stream: $(READY) system
 # Break a running stream in every way, under load; ten minutes.
 faults: $(READY) system
 	$(BIN)/python -m tests.faults
+
+# A million hostile payloads through decode and what follows; some ten minutes on one core.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz
 
 clean:
 	rm -rf $(VENV) build dist demo-output benchmarks/data *.egg-info .pytest_cache .mypy_cache .ruff_cache

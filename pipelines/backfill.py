@@ -331,12 +331,12 @@ def _check_earlier_run(job: Job) -> None:
                 f"({earlier.get(key)}, now {now}); files of both would mix. Use another "
                 f"--output, or, for other rules, re-tally: --input {job.output}/events."
             )
-    now = dataclasses.asdict(job.settings.limits)
+    limits = dataclasses.asdict(job.settings.limits)
     for name, value in ((earlier or {}).get("limits") or {}).items():
-        if now.get(name, value) < value:  # files of events that are now dead would stay
+        if limits.get(name, value) < value:  # files of events that are now dead would stay
             raise ConfigError(
                 f"these inputs were back-filled into {job.output} with a limit {name} of {value}, "
-                f"now {now[name]}: events that it refuses would stay in the log. Give {value} or "
+                f"now {limits[name]}: events that it refuses would stay in the log. Give {value} or "
                 f"more, or use another --output."
             )
 
