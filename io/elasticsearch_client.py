@@ -134,6 +134,11 @@ def connect(config: ElasticsearchConfig) -> Elasticsearch:
     )
 
 
+def index_name(config: ElasticsearchConfig, kind: str, month: str) -> str:
+    """Where documents of a kind lie whose windows begin in a month, ``YYYY.MM``."""
+    return f"{config.index_prefix}-{kind}-{month}"
+
+
 def denied(error: ApiError, config: ElasticsearchConfig, what: str) -> AccessDenied:
     """What to tell people when a whole request was refused with 401 or 403."""
     return AccessDenied(
