@@ -48,7 +48,7 @@ def test_documents_and_files_equal_sql_after_panes_and_a_kill(
     given = (
         *("--source", f"kinesis://{PREFIX}", "--kinesis-region", REGION),
         *("--kinesis-endpoint", kinesis_server.url, "--output", str(output)),
-        *("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s"),
+        *("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s", "--shards", "1"),
         *("--allowed-lateness", f"{streams.LATENESS_SECONDS}s", "--rollup", "1h"),
         *("--dimensions", ",".join(BY), "--max-rows-per-window", str(MOST)),
         *("--elasticsearch", elasticsearch_node.url, "--elasticsearch-setup"),
