@@ -181,6 +181,11 @@ def not_trusted(error: TransportError, config: ElasticsearchConfig) -> RequestRe
     return RequestRefused(f"{', '.join(config.urls)} is not talked to: {why}. ({error.message})")
 
 
+def index_name(config: ElasticsearchConfig, kind: str, month: str) -> str:
+    """Where documents of a kind lie whose windows begin in a month, ``YYYY.MM``."""
+    return f"{config.index_prefix}-{kind}-{month}"
+
+
 def denied(error: ApiError, config: ElasticsearchConfig, what: str) -> AccessDenied:
     """What to tell people when a whole request was refused with 401 or 403."""
     return AccessDenied(
