@@ -93,7 +93,7 @@ def remove(client: Elasticsearch, config: ElasticsearchConfig, index: OldIndex) 
 def _measured(client: Elasticsearch, name: str) -> OldIndex:
     stats: Any = client.indices.stats(index=name, metric="store", forbid_closed_indices=False)
     size = stats["_all"]["primaries"].get("store", {}).get("size_in_bytes", 0)
-    closed = client.cat.indices(index=name, h="status", format="json", expand_wildcards="all")
+    closed: Any = client.cat.indices(index=name, h="status", format="json", expand_wildcards="all")
     if closed[0]["status"] == "close":
         return OldIndex(name, 0, size)
     return OldIndex(name, int(client.count(index=name)["count"]), size)

@@ -2,7 +2,7 @@
 
 An alias has a filter and the tenant's routing, so a search through it finds that tenant and asks
 one shard of each index. It keeps nobody apart: ``GET alias/_doc/ID`` passes the filter by, and
-without security anyone may ask the index itself. ``docs/decisions/0021-tenants-in-elasticsearch.md``.
+without security anyone may ask the index itself. Decision 21 says more.
 """
 
 from __future__ import annotations
@@ -78,9 +78,15 @@ def advertisers_in(client: Elasticsearch, config: ElasticsearchConfig) -> Iterat
 
 def known_tenants(client: Elasticsearch, config: ElasticsearchConfig) -> set[str]:
     """The tenants that have aliases in indices to come."""
-    try:
-        answer = client.cluster.get_component_template(name=_component(config, KINDS[0]))
-    except NotFoundError:
+
+    def ask() -> Any:
+        try:
+            return client.cluster.get_component_template(name=tenants_template(config, KINDS[0]))
+        except NotFoundError:
+            return None
+
+    answer = BulkWriter(client, config).when_up(ask)
+    if answer is None:
         return set()
     aliases = answer["component_templates"][0]["component_template"]["template"]["aliases"]
     return {one["filter"]["term"]["advertiser_id"] for one in aliases.values()}
@@ -131,7 +137,7 @@ def _set_aliases(
         aliases = {alias_name(config, kind, one): alias_body(one) for one in tenants}
         writer.when_up(
             lambda kind=kind, aliases=aliases: client.cluster.put_component_template(  # type: ignore[misc]
-                name=_component(config, kind),
+                name=tenants_template(config, kind),
                 template={"aliases": aliases},
                 meta={"made_by": "adtally"},
             )
@@ -140,10 +146,14 @@ def _set_aliases(
     for kind in KINDS:
         indices = sorted(client.indices.get(index=config.index_pattern(kind), features="settings"))
         for index in indices:
-            for at in range(0, len(changed), ACTIONS_AT_ONCE):
+            there = client.indices.get_alias(index=index)[index]["aliases"] if what != "add" else {}
+            names = {one: alias_name(config, kind, one) for one in changed}
+            # All that is asked for again is fine, and a removal of nothing is an error.
+            some = [one for one in changed if what == "add" or names[one] in there]
+            for at in range(0, len(some), ACTIONS_AT_ONCE):
                 actions = [
-                    {what: {"index": index, **_action(config, kind, one, what)}}
-                    for one in changed[at : at + ACTIONS_AT_ONCE]
+                    {what: {"index": index, "alias": names[one], **_more(one, what)}}
+                    for one in some[at : at + ACTIONS_AT_ONCE]
                 ]
                 writer.when_up(
                     lambda actions=actions: client.indices.update_aliases(actions=actions)  # type: ignore[misc]
@@ -156,10 +166,5 @@ def _set_aliases(
     return done
 
 
-def _action(config: ElasticsearchConfig, kind: str, advertiser: str, what: str) -> dict[str, Any]:
-    named = {"alias": alias_name(config, kind, advertiser)}
-    return {**named, **alias_body(advertiser)} if what == "add" else {**named, "must_exist": False}
-
-
-def _component(config: ElasticsearchConfig, kind: str) -> str:
-    return tenants_template(config, kind)
+def _more(advertiser: str, what: str) -> dict[str, Any]:
+    return alias_body(advertiser) if what == "add" else {}
