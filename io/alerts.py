@@ -17,9 +17,11 @@ import xxhash
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.metrics import Metrics
 
+from adtally.io.endpoints import AWS_AUTHORITY, refusal
 from adtally.io.files import atomic_write, join, make_folder
 from adtally.io.kinesis_client import KinesisConfig, connect
 from adtally.io.kinesis_producer import put_entries
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 Line = tuple[str, bytes]
@@ -78,7 +80,7 @@ class SendAlerts(beam.PTransform):
         return batches | "Send" >> beam.ParDo(_Send(self.sink)).with_output_types(int)
 
 
-class _Send(beam.DoFn):
+class _Send(Storing):
     def __init__(self, sink: AlertSink) -> None:
         self._sink = sink
         self._writer: AlertWriter | None = None
@@ -116,8 +118,9 @@ class KinesisAlerts:
             connect(self.config).describe_stream_summary(**self.config.target)
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise AlertSinkError(
-                f"alerts cannot go to the stream {self.config.stream} at {where}: {error}. Create "
-                f"it, or correct --alerts, the region or the credentials."
+                f"alerts cannot go to the stream {self.config.stream} at {where}: "
+                f"{refusal(error, AWS_AUTHORITY) or error}. Create it, or correct --alerts, the "
+                f"region or the credentials."
             ) from error
 
     def open(self) -> AlertWriter:

@@ -68,9 +68,9 @@ class DeadLetter:
             failed_at=failed_at,
             stage=stage,
             error_type=error_type,
-            message=_unicode(message[:MESSAGE_LIMIT]),
-            source=_unicode(source),
-            position=_unicode(position),
+            message=writable(message[:MESSAGE_LIMIT]),
+            source=writable(source),
+            position=writable(position),
             payload=text,
             payload_encoding=encoding,
         )
@@ -82,7 +82,7 @@ class DeadLetter:
         return self.payload.encode("utf-8")
 
 
-def _unicode(text: str) -> str:
+def writable(text: str) -> str:
     """Text that can be written: a file name need not be valid UTF-8 (``\\udce9`` for ``E9``)."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
+from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from adtally.io import schema
@@ -24,6 +25,7 @@ from adtally.io.elasticsearch_client import (
     ElasticsearchConfigError,
     connect,
     denied,
+    not_trusted,
     tenants_template,
 )
 from adtally.io.elasticsearch_pages import pages
@@ -108,6 +110,7 @@ def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> lis
 
     Raises:
         AccessDenied: these credentials may not.
+        RequestRefused: the node's certificate is not trusted.
     """
     done = []
     for kind in KINDS:
@@ -121,6 +124,8 @@ def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> lis
             if error.meta.status in (401, 403):
                 raise denied(error, config, "index templates cannot be installed") from None
             raise
+        except TransportError as error:
+            raise not_trusted(error, config) or error from None
         done.append(f"index template {name} for {pattern} is installed")
     return done
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from elastic_transport import TransportError
@@ -17,7 +17,11 @@ PAGE_SOURCES: Final = 500
 
 
 def pages(
-    writer: BulkWriter, pattern: str, query: dict[str, Any], source: bool = False
+    writer: BulkWriter,
+    pattern: str,
+    query: dict[str, Any],
+    source: bool = False,
+    fields: Sequence[dict[str, str]] = (),
 ) -> Iterator[list[dict[str, Any]]]:
     """All hits of a query as they were when it began; none of a shard is missing.
 
@@ -26,6 +30,7 @@ def pages(
         pattern: of indices; none is fine.
         query: which documents.
         source: with their contents, and their ``_version``.
+        fields: what else hits carry, ``{"field": name}`` each.
     """
     client = writer.client
     writer.when_up(lambda: client.indices.refresh(index=pattern, ignore_unavailable=True))
@@ -44,6 +49,7 @@ def pages(
             search_after=after,
             source=source,
             version=source,
+            docvalue_fields=list(fields),
             stored_fields=["_routing"],
             track_total_hits=False,
             allow_partial_search_results=False,

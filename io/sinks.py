@@ -23,6 +23,7 @@ from adtally.io.event_log import arrival_notes, reached_by_readers
 from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
+from adtally.io.objects import Storing
 from adtally.io.parquet import LogWriter, date_partition, split_by_hour, write_table
 from adtally.io.sources import NAMESPACE
 
@@ -59,7 +60,7 @@ class WriteEventLog(beam.PTransform):
         return events | "Write log" >> beam.ParDo(_WriteLog(self.folder))
 
 
-class _WriteLog(beam.DoFn):
+class _WriteLog(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._writer: LogWriter | None = None
@@ -92,7 +93,7 @@ def _block(events: pa.Table) -> str:
     return tag(events, "block")
 
 
-class _WriteLogPane(beam.DoFn):
+class _WriteLogPane(Storing):
     """Writes what was collected for a key: one file for each hour that it has events of."""
 
     def __init__(self, folder: str, flush: Flush) -> None:
@@ -167,7 +168,7 @@ class WriteToParquet(beam.PTransform):
         )
 
 
-class _WriteTables(beam.DoFn):
+class _WriteTables(Storing):
     def __init__(self, folder: str, job: str, rows_counter: str) -> None:
         self._folder = folder
         self._job = job
@@ -187,7 +188,7 @@ def _nowhere(element: Any) -> str:
     return ""
 
 
-class _WriteTablesPane(beam.DoFn):
+class _WriteTablesPane(Storing):
     def __init__(self, folder: str, flush: Flush, rows_counter: str) -> None:
         self._folder = folder
         self._flush = flush
@@ -248,7 +249,7 @@ class WriteDeadLetters(beam.PTransform):
         return letters | "Write letters" >> beam.ParDo(_WriteLetters(self.folder))
 
 
-class _WriteLetters(beam.DoFn):
+class _WriteLetters(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._held: LetterBatch | None = None
@@ -281,7 +282,7 @@ def _lines(batch: LetterBatch) -> list[bytes]:
     return [encode_lines(batch.letters)]
 
 
-class _WriteLettersPane(beam.DoFn):
+class _WriteLettersPane(Storing):
     def __init__(self, folder: str, flush: Flush) -> None:
         self._folder = folder
         self._flush = flush

@@ -14,6 +14,8 @@ from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.profile_cli import profile
+from adtally.pipelines.pull_cli import pull
+from adtally.pipelines.query_cli import query
 from adtally.pipelines.stream_cli import stream
 
 
@@ -33,7 +35,18 @@ def cli() -> None:
 
 
 for command in (
-    *(athena, backfill, elasticsearch, erase, feed, generate, local, profile, replay, stream),
+    athena,
+    backfill,
+    elasticsearch,
+    erase,
+    feed,
+    generate,
+    local,
+    profile,
+    pull,
+    query,
+    replay,
+    stream,
 ):
     cli.add_command(command)
 

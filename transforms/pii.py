@@ -13,6 +13,7 @@ import polars_hash as plh
 
 from adtally.io import schema
 from adtally.io.files import read_bytes
+from adtally.io.secrets import warn_of_readers
 from adtally.transforms.rules.base import by_distinct
 
 Mode = Literal["keep", "truncate", "hash"]
@@ -134,6 +135,7 @@ _BRING_BACK: Final = (
 def _key(path: str, remedy: str) -> bytes:
     try:
         key = read_bytes(path).strip()
+        warn_of_readers(path)
     except (OSError, ValueError) as error:  # ValueError: a scheme Beam does not know
         raise PiiError(
             f"the key of pseudonyms, {path}, cannot be read ({type(error).__name__}). {remedy}"
