@@ -102,6 +102,11 @@ class ElasticsearchConfig:
         return f"{self.index_prefix}-{kind}-*"
 
 
+def tenants_template(config: ElasticsearchConfig, kind: str) -> str:
+    """Name of the component template with the tenants' aliases; there need not be one."""
+    return f"{config.index_prefix}-tenants-{kind}"
+
+
 def _check_url(url: str) -> None:
     """Refuse what is no plain URL; nothing of one that may hold a password is repeated."""
     if "@" in url:

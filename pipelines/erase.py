@@ -263,6 +263,7 @@ class _Erasure:
                 return Counter()  # no user is stored
             if person is None:
                 counts = documents.erase_advertiser(writer, config, self._request.name, write)
+                counts["aliases"] = self._aliases(client, config, write)
             else:
                 seconds = {self._known["window_seconds"], *self._known.get("rollup_seconds", ())}
                 k = self._known.get("uniques_k", UNIQUES_K)
@@ -271,6 +272,17 @@ class _Erasure:
                 )
         self._tell("elasticsearch", 1, 1)
         return Counter(counts) - Counter()
+
+    def _aliases(self, client: Any, config: ElasticsearchConfig, write: bool) -> int:
+        """Whether the tenant has aliases, which name it."""
+        from adtally.io.elasticsearch_tenants import known_tenants, take_aliases
+
+        name = self._request.name
+        if name not in known_tenants(client, config):
+            return 0
+        if write:
+            take_aliases(client, config, [name])
+        return 1
 
     def renew_views(self, found: dict[str, Counter[str]]) -> None:
         """Kinds that have no files any more have to be empty views."""
