@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import botocore.config
 import botocore.exceptions
 import botocore.parsers
 
+from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, refusal, warn_once
 from adtally.io.kinesis_errors import (
     IteratorExpired,
     KinesisSourceError,
@@ -37,6 +39,8 @@ SHARD_BYTES_A_SECOND: Final = 2 << 20
 ITERATOR_SECONDS: Final = 270.0
 """An iterator lives 300 s; one this old is not tried any more."""
 
+_LOG = logging.getLogger("adtally.kinesis")
+
 _ANSWERS: Final = {
     "describe_stream_summary": "StreamDescriptionSummary",
     "get_records": "Records",
@@ -56,6 +60,9 @@ class KinesisConfig:
         endpoint_url: of a VPC endpoint or an emulator; empty for AWS itself.
         call_seconds: least time between two calls for one shard.
         shard_bytes_a_second: read no faster than this from one shard.
+
+    Raises:
+        ValueError: the endpoint is no URL, or holds a password.
     """
 
     stream: str
@@ -63,6 +70,10 @@ class KinesisConfig:
     endpoint_url: str = ""
     call_seconds: float = CALL_SECONDS
     shard_bytes_a_second: int = SHARD_BYTES_A_SECOND
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url:
+            check_url("--kinesis-endpoint", self.endpoint_url)
 
     @property
     def name(self) -> str:
@@ -78,6 +89,12 @@ class KinesisConfig:
 
 def connect(config: KinesisConfig) -> Any:
     """A boto3 client. It tries nothing again by itself: the source counts and waits."""
+    if is_plain(config.endpoint_url):
+        warn_once(
+            _LOG,
+            f"{config.endpoint_url} is not encrypted: events, and the token of temporary "
+            f"credentials, can be read on the way; write https://",
+        )
     session = boto3.session.Session()
     return session.client(
         "kinesis",
@@ -239,6 +256,13 @@ class Kinesis:
             raise KinesisSourceError(
                 f"no AWS credentials to read {self.config.stream} with; set them as boto3 "
                 f"expects (environment, profile, or the role of the machine)."
+            ) from error
+        except botocore.exceptions.SSLError as error:
+            why = refusal(error, AWS_AUTHORITY)
+            if not why:
+                raise
+            raise KinesisSourceError(
+                f"{self.config.stream} at {self.config.endpoint_url or 'AWS'} is not read: {why}"
             ) from error
         if _ANSWERS[operation] not in answer:
             raise botocore.parsers.ResponseParserError(

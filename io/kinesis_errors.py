@@ -8,6 +8,8 @@ from typing import Final
 import botocore.exceptions
 import botocore.parsers
 
+from adtally.io.endpoints import refusal
+
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LAST_BACKOFF_SECONDS: Final = 30.0
 
@@ -67,6 +69,8 @@ def is_passing(error: BaseException) -> bool:
         passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
         skewed = code == "InvalidSignatureException" and message.startswith(_SKEWED)
         return passing or skewed or status == 429 or status >= 500
+    if refusal(error, ""):
+        return False
     return isinstance(
         error,
         NotYet

@@ -59,6 +59,9 @@ class Store(Protocol):
     def open_object(self, path: str) -> BinaryIO:
         """Open an object for reading."""
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Bytes of an object; fewer where it ends before."""
+
     def upload(self, file: BinaryIO, path: str) -> None:
         """Write an object from a file, from its beginning; it appears when all of it is there."""
 
