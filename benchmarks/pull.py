@@ -1,9 +1,9 @@
 """``python -m benchmarks.pull``: rows a second for 2,000 tenants, and pulls that are killed.
 
 Documents are written as the sink writes them, to a node of its own. SQLite and PostgreSQL get a
-first pull, one without changes, and one after a tenth of the documents changed. Other databases get
-pulls that are killed (SIGKILL) at random moments while a writer changes, adds and deletes documents.
-In the end every table is compared with Elasticsearch, row by row and value by value.
+first pull, one without changes, and one after a tenth of the documents changed. Other databases
+get pulls that are killed (SIGKILL) at random moments while a writer changes, adds and deletes
+documents. In the end every table is compared with Elasticsearch, row by row and value by value.
 """
 
 from __future__ import annotations

@@ -97,7 +97,15 @@ class Hit(msgspec.Struct):
     sort: tuple[int, ...]
     source: msgspec.Raw = msgspec.field(name="_source", default=msgspec.Raw(b"{}"))
     seq_no: int = msgspec.field(name="_seq_no", default=-1)
-    routing: str = msgspec.field(name="_routing", default="")
+
+    @property
+    def advertiser_id(self) -> str:
+        """As the document says: its routing is lost where somebody reindexed it without."""
+        return _OWNER.decode(self.source).advertiser_id
+
+
+class _Owner(msgspec.Struct):
+    advertiser_id: str
 
 
 class _Hits(msgspec.Struct):
@@ -111,6 +119,7 @@ class _Page(msgspec.Struct):
 
 
 _PAGE: Final = msgspec.json.Decoder(_Page)
+_OWNER: Final = msgspec.json.Decoder(_Owner)
 
 
 class _Serializer(CompatibilityModeJsonSerializer):
@@ -164,29 +173,40 @@ class Source:
         Raises:
             SnapshotLost: a shard has no started primary, or a copy did not refresh.
         """
-        names = {kind: self._config.index_pattern(kind) for kind in self._selection.kinds}
-        pattern = list(names.values())
-        options: dict[str, Any] = {"index": pattern, "expand_wildcards": "open"}
         indices = self._client.indices
-        settings = self.ask(
-            lambda: indices.get_settings(**options, name=_SHARDS, flat_settings=True)
-        )
+        patterns = [self._config.index_pattern(kind) for kind in self._selection.kinds]
+        settings = [
+            self.ask(
+                lambda pattern=pattern: indices.get_settings(  # type: ignore[misc]
+                    index=pattern, name=_SHARDS, flat_settings=True, expand_wildcards="open"
+                )
+            )
+            for pattern in patterns
+        ]
+        options: dict[str, Any] = {"index": patterns, "expand_wildcards": "open"}
         stats = self.ask(lambda: indices.stats(**options, level="shards", metric="docs"))
         refreshed = self.ask(lambda: indices.refresh(**options))
         if stats["_shards"]["failed"] or refreshed["_shards"]["failed"]:
             raise SnapshotLost("a shard did not answer")
-        found = []
-        for index, about in sorted(settings.items()):
-            (kind,) = (kind for kind, name in names.items() if index.startswith(name[:-1]))
-            copies = stats["indices"].get(index, {})
-            for number in range(int(about["settings"][_SHARDS])):
-                primary = _primary(copies.get("shards", {}).get(str(number), ()))
-                if primary is None:
-                    raise SnapshotLost(f"shard {number} of {index} has no primary")
-                history = (copies["uuid"], primary["commit"]["user_data"]["history_uuid"])
-                checkpoint = primary["seq_no"]["global_checkpoint"]
-                found.append(Shard(kind, index, number, self._history(kind, history), checkpoint))
-        return found
+        return [
+            shard
+            for kind, named in zip(self._selection.kinds, settings, strict=True)
+            for index, about in sorted(named.items())
+            for shard in self._of_index(
+                kind, index, int(about["settings"][_SHARDS]), stats["indices"].get(index, {})
+            )
+        ]
+
+    def _of_index(
+        self, kind: str, index: str, shards: int, stats: dict[str, Any]
+    ) -> Iterator[Shard]:
+        for number in range(shards):
+            primary = _primary(stats.get("shards", {}).get(str(number), ()))
+            if primary is None:
+                raise SnapshotLost(f"shard {number} of {index} has no primary")
+            history = (stats["uuid"], primary["commit"]["user_data"]["history_uuid"])
+            checkpoint = primary["seq_no"]["global_checkpoint"]
+            yield Shard(kind, index, number, self._history(kind, history), checkpoint)
 
     def _history(self, kind: str, ids: Sequence[str]) -> str:
         selected = msgspec.json.encode([*ids, self._selection.filters(kind), SCHEMA_VERSION])

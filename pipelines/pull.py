@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -108,7 +109,10 @@ class Puller:
             return
         yield from self._plan.databases.named
         for path in self._plan.databases.existing():  # Elasticsearch may have nothing of them left
-            yield from advertisers_of(path)
+            for advertiser in advertisers_of(path):
+                target = self._plan.databases.of(advertiser)
+                if target and Path(str(target.url.database)).name == path.name:  # no copy of it
+                    yield advertiser
 
     def _admit(self, advertiser_id: str) -> bool:
         """Whether this advertiser is pulled and was not known."""
@@ -307,7 +311,7 @@ class Puller:
     ) -> None:
         self._totals.read += len(hits)
         for hit in hits:
-            known = wanted.get(hit.routing)
+            known = wanted.get(hit.advertiser_id)
             if known is None or hit.seq_no <= known[2]:
                 continue
             tenant, origin, _ = known
