@@ -11,9 +11,7 @@ start.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +21,7 @@ from elasticsearch.serializer import CompatibilityModeJsonSerializer
 
 from adtally.io.elasticsearch_bulk import BulkWriter
 from adtally.io.elasticsearch_client import ElasticsearchConfig, connect
-from adtally.io.pull_tables import SCHEMA_VERSION
+from adtally.io.pull_shards import Selection, Shard
 
 PAGE_DOCUMENTS: Final = 5_000
 PAGE_ADVERTISERS: Final = 10_000
@@ -38,56 +36,6 @@ _SEARCHED: Final = b'{"pit_id"'
 
 class SnapshotLost(RuntimeError):
     """Elasticsearch gave a snapshot up, or a shard moved; the rest is read from another one."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which documents are pulled.
-
-    Attributes:
-        kinds: of ``summaries``, ``flags``, ``verdicts`` and ``anomalies``.
-        window_seconds: sizes of windows of summaries; empty for all.
-        from_ms: windows that begin then or later; None for all.
-        to_ms: and before this.
-    """
-
-    kinds: tuple[str, ...] = ("summaries", "flags", "verdicts", "anomalies")
-    window_seconds: tuple[int, ...] = ()
-    from_ms: int | None = None
-    to_ms: int | None = None
-
-    def filters(self, kind: str) -> list[dict[str, Any]]:
-        """Of a query."""
-        made: list[dict[str, Any]] = []
-        if kind == "summaries" and self.window_seconds:
-            made.append({"terms": {"window_seconds": sorted(self.window_seconds)}})
-        if self.from_ms is not None or self.to_ms is not None:
-            ends = {"gte": self.from_ms, "lt": self.to_ms, "format": "epoch_millis"}
-            known = {key: end for key, end in ends.items() if end is not None}
-            made.append({"range": {"window_start": known}})
-        return made
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard as it is now.
-
-    Attributes:
-        history: of its numbers, and of what is selected from it.
-        checkpoint: its global checkpoint; -1 for an empty one.
-    """
-
-    kind: str
-    index: str
-    number: int
-    history: str
-    checkpoint: int
-
-    def origin(self, advertiser_id: str) -> int:
-        """63 bits that stand for this history of the shard in a tenant's database."""
-        parts = (advertiser_id, self.index, str(self.number), self.history)
-        digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
 
 
 class Hit(msgspec.Struct):
@@ -177,7 +125,7 @@ class Source:
         patterns = [self._config.index_pattern(kind) for kind in self._selection.kinds]
         settings = [
             self.ask(
-                lambda pattern=pattern: indices.get_settings(  # type: ignore[misc]
+                lambda pattern=pattern: indices.get_settings(
                     index=pattern, name=_SHARDS, flat_settings=True, expand_wildcards="open"
                 )
             )
@@ -206,11 +154,7 @@ class Source:
                 raise SnapshotLost(f"shard {number} of {index} has no primary")
             history = (stats["uuid"], primary["commit"]["user_data"]["history_uuid"])
             checkpoint = primary["seq_no"]["global_checkpoint"]
-            yield Shard(kind, index, number, self._history(kind, history), checkpoint)
-
-    def _history(self, kind: str, ids: Sequence[str]) -> str:
-        selected = msgspec.json.encode([*ids, self._selection.filters(kind), SCHEMA_VERSION])
-        return hashlib.sha256(selected).hexdigest()[:32]
+            yield Shard(kind, index, number, self._selection.history(kind, history), checkpoint)
 
     def snapshot(self, shard: Shard) -> Snapshot:
         """A shard as it is now, to be closed."""

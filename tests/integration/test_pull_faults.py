@@ -21,9 +21,11 @@ from click.testing import CliRunner
 
 from adtally.io.elasticsearch_client import ElasticsearchConfig
 from adtally.io.pull_databases import Databases, safe_name
-from adtally.io.pull_source import Selection, Source
-from adtally.pipelines.pull import Plan, Puller
+from adtally.io.pull_shards import Selection
+from adtally.io.pull_source import Source
+from adtally.pipelines.pull import Puller
 from adtally.pipelines.pull_cli import pull
+from adtally.pipelines.pull_roster import Plan
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.postgres_server import PostgresServer
 from tests import pulls

@@ -20,8 +20,7 @@ from adtally.io.pull_databases import (
     safe_name,
 )
 from adtally.io.pull_tables import SCHEMA_VERSION, Pulled, metadata, rows_of
-from adtally.pipelines.pull import GROUPS, joined
-from adtally.pipelines.pull_tenants import Tenant
+from adtally.pipelines.pull_tenants import GROUPS, Tenant, joined
 from adtally.pipelines.pull_workers import Workers
 
 SECRET = "correct-horse-battery"
