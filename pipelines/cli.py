@@ -14,6 +14,7 @@ from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.query_cli import query
+from adtally.pipelines.status_cli import status
 from adtally.pipelines.stream_cli import stream
 
 
@@ -42,6 +43,7 @@ for command in (
     profile,
     query,
     replay,
+    status,
     stream,
 ):
     cli.add_command(command)
