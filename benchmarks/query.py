@@ -1,8 +1,9 @@
 """``python -m benchmarks.query``: what ``adtally query`` reads and how long it takes.
 
-Bytes: a tenant's hour of a day's log of 2,000 tenants, on a disk (``/proc/self/io``) and on S3 (ranges
-that the server gave), against the whole. Time: a month's roll-up of 2,000 tenants with their users
-merged, in turns with Spark SQL over the same files; start-up included, answers have to agree.
+Bytes: a tenant's hour of a day's log of 2,000 tenants, on a disk (``/proc/self/io``) and on S3
+(ranges that the server gave), against the whole. Time: a month's roll-up of 2,000 tenants with
+their users merged, in turns with Spark SQL over the same files; start-up included, answers have to
+agree.
 Prints tables for docs/analysis.md.
 """
 
@@ -63,7 +64,9 @@ def tenant_hour(output: Path) -> None:
     stored = sum(path.stat().st_size for path in (output / "events").rglob("*.parquet"))
     seen = Restriction(MARCH + 5 * HOUR, MARCH + 6 * HOUR)
     print(f"log of a day: {EVENTS:,} events, {TENANTS:,} tenants, {stored:,} bytes\n")
-    print("| tenant | events in the hour | query | bytes, disk | of the log | bytes, S3 | requests |")
+    print(
+        "| tenant | events in the hour | query | bytes, disk | of the log | bytes, S3 | requests |"
+    )
     print("|---|--:|---|--:|--:|--:|--:|")
     store = S3Store()
     os.environ.update(store.environment(store.url))

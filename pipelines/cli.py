@@ -12,6 +12,7 @@ from adtally.pipelines.failures import CONTEXT
 from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
+from adtally.pipelines.probe_cli import probe
 from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.query_cli import query
 from adtally.pipelines.status_cli import status
@@ -40,6 +41,7 @@ for command in (
     feed,
     generate,
     local,
+    probe,
     profile,
     query,
     replay,

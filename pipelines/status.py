@@ -120,9 +120,7 @@ class Status:
         )
 
 
-def status(
-    output: str | None, elasticsearch: ElasticsearchConfig | None, limits: Limits
-) -> Status:
+def status(output: str | None, elasticsearch: ElasticsearchConfig | None, limits: Limits) -> Status:
     """Look at an output, its documents, or both.
 
     Raises:
@@ -164,8 +162,8 @@ def _broken(seen: Status, limits: Limits) -> Iterator[str]:
         lag = seen.lag_seconds(place)
         if lag is None:
             yield (
-                f"there is no summary in {place}, and {option} is {limit:g} s: has the stream been "
-                f"started, and into this place?"
+                f"there is no summary in {place}, and {option} is {limit:g} s: see whether the "
+                f"stream was started, and into this place."
             )
         elif lag > limit:
             yield (
@@ -176,8 +174,8 @@ def _broken(seen: Status, limits: Limits) -> Iterator[str]:
     if limits.dead_letters is not None and (seen.dead_letters or 0) > limits.dead_letters:
         yield (
             f"{seen.dead_letters:,} dead letters were written in the last hour, more than "
-            f"--max-dead-letters-per-hour {limits.dead_letters:,}: see their error_type and message "
-            f"in dead_letters, correct the mapping, and replay them."
+            f"--max-dead-letters-per-hour {limits.dead_letters:,}: see their error_type in the "
+            f"view dead_letters, correct the mapping, and replay them."
         )
     if limits.late is not None and (seen.late or 0) > limits.late:
         yield (
@@ -211,7 +209,7 @@ def as_prometheus(metrics: Iterator[Metric]) -> str:
         lines.append(f"# TYPE {metric.name} gauge")
         for labels, value in known:
             named = ",".join(f'{key}="{text}"' for key, text in labels.items())
-            lines.append(f"{metric.name}{{{named}}} {value!r}" if named else f"{metric.name} {value!r}")
+            lines.append(f"{metric.name}{f'{{{named}}}' if named else ''} {value!r}")
     return "\n".join(lines) + "\n"
 
 

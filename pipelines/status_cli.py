@@ -43,7 +43,9 @@ from adtally.pipelines.run_cli import elasticsearch_of
 @config_option
 @click.pass_context
 def status(ctx: click.Context, /, form: str, **given: Any) -> None:
-    """Say how fresh an output is, and what did not get into it: of --output, --elasticsearch or both.
+    """Say how fresh what is stored is, and what did not get into it.
+
+    Of --output, --elasticsearch or both.
 
     Exit code 0 where no limit is broken, 1 where one is, or something cannot be read, 2 for wrong
     usage. docs/monitoring.md.
@@ -61,9 +63,8 @@ def status(ctx: click.Context, /, form: str, **given: Any) -> None:
             given["max_dead_letters_per_hour"],
             given["max_late_per_hour"],
         )
-        if given["output"] is None and any(
-            limit is not None for limit in (limits.output_lag_seconds, limits.dead_letters, limits.late)
-        ):
+        of_output = (limits.output_lag_seconds, limits.dead_letters, limits.late)
+        if given["output"] is None and any(limit is not None for limit in of_output):
             raise click.UsageError(
                 "dead letters, late events and the lag of Parquet lie in an output; give --output."
             )

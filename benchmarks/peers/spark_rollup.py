@@ -1,4 +1,4 @@
-"""A month's roll-up in Spark SQL, on two local cores: generations, versions and users as adtally's."""
+"""A month's roll-up in Spark SQL, on two local cores, with generations, versions and users."""
 
 import json
 import sys
