@@ -24,7 +24,13 @@ from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
 from adtally.io.objects import Storing
-from adtally.io.parquet import LogWriter, date_partition, split_by_hour, write_table
+from adtally.io.parquet import (
+    LOG_ROW_GROUP_ROWS,
+    LogWriter,
+    date_partition,
+    split_by_hour,
+    write_table,
+)
 from adtally.io.sources import NAMESPACE
 
 LETTER_FILE_BYTES: Final = 32 << 20
@@ -121,7 +127,8 @@ class _WriteLogPane(Storing):
         events = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
         for partition, part in split_by_hour(events):
             path = join(self._folder, partition, f"{name}.parquet")
-            self._written.add(write_table(part, path, arrival_notes(part, reached)))
+            notes = arrival_notes(part, reached)
+            self._written.add(write_table(part, path, notes, LOG_ROW_GROUP_ROWS))
             self._rows.inc(part.num_rows)
 
 
