@@ -13,6 +13,7 @@ from apache_beam.pvalue import TaggedOutput
 from adtally.io.dead_letters import DeadLetter, LetterBatch, decode_lines
 from adtally.io.files import read_bytes
 from adtally.io.logs import Block
+from adtally.io.objects import Storing
 from adtally.io.progress import Progress, ProgressWriter
 from adtally.io.read_logs import CHUNK_BYTES, LogChunk, Segment
 from adtally.io.sources import NAMESPACE
@@ -45,7 +46,7 @@ class ReadDeadLetters(beam.PTransform):
         )
 
 
-class _ReadPayloads(beam.DoFn):
+class _ReadPayloads(Storing):
     def __init__(self, progress_folder: str) -> None:
         self._progress_folder = progress_folder
 

@@ -23,7 +23,14 @@ from adtally.io.event_log import arrival_notes, reached_by_readers
 from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
-from adtally.io.parquet import LogWriter, date_partition, split_by_hour, write_table
+from adtally.io.objects import Storing
+from adtally.io.parquet import (
+    LOG_ROW_GROUP_ROWS,
+    LogWriter,
+    date_partition,
+    split_by_hour,
+    write_table,
+)
 from adtally.io.sources import NAMESPACE
 
 LETTER_FILE_BYTES: Final = 32 << 20
@@ -65,7 +72,7 @@ class WriteEventLog(beam.PTransform):
         return events | "Write log" >> beam.ParDo(_WriteLog(self.folder))
 
 
-class _WriteLog(beam.DoFn):
+class _WriteLog(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._writer: LogWriter | None = None
@@ -98,7 +105,7 @@ def _block(events: pa.Table) -> str:
     return tag(events, "block")
 
 
-class _WriteLogPane(beam.DoFn):
+class _WriteLogPane(Storing):
     """Writes what was collected for a key: one file for each hour that it has events of."""
 
     def __init__(self, folder: str, flush: Flush) -> None:
@@ -120,7 +127,8 @@ class _WriteLogPane(beam.DoFn):
         events = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
         for partition, part in split_by_hour(events):
             path = join(self._folder, partition, f"{name}.parquet")
-            self._written.add(write_table(part, path, arrival_notes(part, reached)))
+            notes = arrival_notes(part, reached)
+            self._written.add(write_table(part, path, notes, LOG_ROW_GROUP_ROWS))
             self._rows.inc(part.num_rows)
 
 
@@ -173,7 +181,7 @@ class WriteToParquet(beam.PTransform):
         )
 
 
-class _WriteTables(beam.DoFn):
+class _WriteTables(Storing):
     def __init__(self, folder: str, job: str, rows_counter: str) -> None:
         self._folder = folder
         self._job = job
@@ -193,7 +201,7 @@ def _nowhere(element: Any) -> str:
     return ""
 
 
-class _WriteTablesPane(beam.DoFn):
+class _WriteTablesPane(Storing):
     def __init__(self, folder: str, flush: Flush, rows_counter: str) -> None:
         self._folder = folder
         self._flush = flush
@@ -254,7 +262,7 @@ class WriteDeadLetters(beam.PTransform):
         return letters | "Write letters" >> beam.ParDo(_WriteLetters(self.folder))
 
 
-class _WriteLetters(beam.DoFn):
+class _WriteLetters(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._name = ""
@@ -287,7 +295,7 @@ def _lines(batch: LetterBatch) -> list[bytes]:
     return [encode_lines(batch.letters)]
 
 
-class _WriteLettersPane(beam.DoFn):
+class _WriteLettersPane(Storing):
     def __init__(self, folder: str, flush: Flush) -> None:
         self._folder = folder
         self._flush = flush

@@ -16,6 +16,7 @@ from adtally.io.arrow import with_tag
 from adtally.io.files import open_file
 from adtally.io.limits import Limits
 from adtally.io.logs import Block
+from adtally.io.objects import Storing
 from adtally.io.progress import Progress, ProgressWriter
 from adtally.io.read_logs import LogChunk, prefetched, read_chunks
 
@@ -51,7 +52,7 @@ class ReadLogs(beam.PTransform):
         )
 
 
-class _ReadChunks(beam.DoFn):
+class _ReadChunks(Storing):
     def __init__(self, progress_folder: str, limits: Limits) -> None:
         self._progress_folder = progress_folder
         self._limits = limits
@@ -92,7 +93,7 @@ class ReadEventLog(beam.PTransform):
         )
 
 
-class _ReadBatches(beam.DoFn):
+class _ReadBatches(Storing):
     def __init__(self, progress_folder: str) -> None:
         self._progress_folder = progress_folder
 

@@ -22,6 +22,7 @@ from adtally.io.logs import BLOCK_BYTES, LogFile, absolute, list_files, pack
 from adtally.io.views import write_views
 from adtally.pipelines.graph import build
 from adtally.pipelines.job import (
+    BEFORE,
     ConfigError,
     Job,
     Settings,
@@ -33,7 +34,6 @@ from adtally.pipelines.progress import Watch
 from adtally.pipelines.report import Report
 from adtally.runners.direct import NAME, run_bounded
 from adtally.transforms.mapping import Mapping, identity_mapping
-from adtally.transforms.pii import Pii
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs need none
@@ -270,7 +270,7 @@ def settle_manifest(job: Job) -> None:
         _warn_of_new_lists(job)
     wanted = job.settings.fingerprint
     found = manifest.read_manifest(job.output)
-    known = {"pii": Pii().fingerprint, **(found or wanted)}
+    known = {**BEFORE, **(found or wanted)}
     differing = [key for key in wanted if known.get(key) != wanted[key]]
     if differing:
         pairs = ", ".join(f"{key} {known.get(key)!r}, now {wanted[key]!r}" for key in differing)

@@ -105,6 +105,9 @@ def show(report: Report, console: Console) -> None:
             ("  duplicates", get("duplicates"), "counted in the summaries as such"),
             ("  late", get("events_late"), "in the log; a re-tally counts them"),
         ]
+        if get("events_folded"):
+            note = f"of {get('rows_folded'):,} rows, in {get('overflow_rows'):,} for all others"
+            rows.append(("  beyond row limit", get("events_folded"), note))
         if get("events_out_of_range"):
             note = "outside --from and --to" + ("; rules look back at them" * report.retally)
             rows.append(("  out of range", get("events_out_of_range"), note))

@@ -256,6 +256,7 @@ def line(counts: dict[str, int]) -> str:
         "panes_early",
         "panes_on_time",
         "panes_late",
+        "overflow_rows",
         "documents_written",
         "alerts_sent",
         "rate_limits_sent",

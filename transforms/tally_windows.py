@@ -226,9 +226,13 @@ class _Tally(beam.DoFn):
         self._count.add(f"panes_{tags[TIMING]}", 1)
         if pane.index <= 0:  # later panes hold the events of the earlier ones again
             self._count.add("windows", 1)
+        folded = self._inside(result.folded)
+        self._count.add("overflow_rows", _overflowing(folded))
         if not self._accumulating:
             self._count.add("log_copies", result.copies)
             self._add_up(summaries)
+            self._count.add("rows_folded", folded.height)
+            self._count.add("events_folded", int(folded["seen"].sum()))
             self._count.add("flags", int(pl.Series(flags["flags"]).list.len().sum()))
 
     def _split(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -239,6 +243,12 @@ class _Tally(beam.DoFn):
         frame = pl.DataFrame(pl.from_arrow(table.select(["window_start", "window_end"])))
         inside = frame.select(within(start, end, self._ranges)).to_series()
         return table.filter(inside.to_arrow()), table.filter((~inside).to_arrow())
+
+    def _inside(self, folded: pl.DataFrame) -> pl.DataFrame:
+        if not self._ranges or not folded.height:
+            return folded
+        window = pl.col("window")
+        return folded.filter(within(window, window + self._spec.window_ms, self._ranges))
 
     def _add_up(self, summaries: pa.Table) -> None:
         sums = pl.DataFrame(pl.from_arrow(summaries)).select(
@@ -251,6 +261,11 @@ class _Tally(beam.DoFn):
         self._count.add("givt_clicks", row["givt_clicks"])
         if beyond := too_large(summaries):
             self._count.add("rows_of_too_much_money", beyond)
+
+
+def _overflowing(folded: pl.DataFrame) -> int:
+    """Rows that others were folded into."""
+    return folded.select("advertiser_id", "window", "currency").n_unique()
 
 
 def _events(summaries: pa.Table) -> int:
