@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 
 from adtally.io import read_logs, sinks
 from adtally.io.dead_letters import DeadLetter, decode_lines
+from adtally.io.kinesis_producer import PutError
 from adtally.io.limits import Limits
-from adtally.pipelines import limit_options
+from adtally.pipelines import feed_cli, limit_options
 from adtally.pipelines.cli import cli
 
 GOOD = {
@@ -226,3 +227,10 @@ def test_letters_of_a_block_that_fails_whole_lie_in_several_files(
     again = adtally("replay", "--output", str(output))
     assert again.exit_code == 0, again.output
     assert sorted(letter.payload for letter in letters_of(output)) == lines
+
+
+def test_no_line_is_fed_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n" + b"z" * 20_000_000 + b"\n{}\n")
+    with pytest.raises(PutError, match=r"20,000,000 bytes in .*a\.jsonl at byte 3 is longer"):
+        list(feed_cli.lines_of([str(path)]))
