@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 from pathlib import Path
 
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
 
+from adtally.io import read_logs, sinks
 from adtally.io.dead_letters import DeadLetter, decode_lines
+from adtally.io.kinesis_producer import PutError
 from adtally.io.limits import Limits
-from adtally.pipelines import limit_options
+from adtally.pipelines import feed_cli, limit_options
 from adtally.pipelines.cli import cli
 
 GOOD = {
@@ -193,3 +196,41 @@ def test_a_log_line_cannot_be_forged_by_what_is_read(tmp_path: Path) -> None:
     assert bad.exit_code == 2
     assert "\x1b" not in bad.output
     assert logging.getLogger("adtally").level == logging.INFO
+
+
+def test_a_name_that_is_no_text_is_read_and_written_so_that_it_can_be_told(tmp_path: Path) -> None:
+    logs, output = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    (logs / os.fsdecode(b"caf\xe9.jsonl")).write_text(json.dumps(GOOD) + "\nno json\n")
+    done = adtally("backfill", "--input", str(logs), "--output", str(output))
+    assert done.exit_code == 0, done.output
+    events = f"SELECT source FROM read_parquet('{output}/events/*/*/*.parquet')"
+    assert duckdb.sql(events).fetchall() == [(f"{logs}/caf\\udce9.jsonl",)]
+    assert [letter.source for letter in letters_of(output)] == [f"{logs}/caf\\udce9.jsonl"]
+
+
+def test_letters_of_a_block_that_fails_whole_lie_in_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "LETTER_FILE_BYTES", 1_000)
+    monkeypatch.setattr(read_logs, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(read_logs.read_chunks, "__defaults__", (100, None))
+    logs, output = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    lines = [f"no json {n:04}" for n in range(100)]
+    (logs / "a.jsonl").write_text("\n".join(lines))
+    for _ in range(2):  # a second run replaces them
+        done = adtally("backfill", "--input", str(logs), "--output", str(output))
+        assert done.exit_code == 0, done.output
+        assert sorted(letter.payload for letter in letters_of(output)) == lines
+    assert len(list((output / "dead-letters").rglob("*.jsonl.gz"))) > 1
+    again = adtally("replay", "--output", str(output))
+    assert again.exit_code == 0, again.output
+    assert sorted(letter.payload for letter in letters_of(output)) == lines
+
+
+def test_no_line_is_fed_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n" + b"z" * 20_000_000 + b"\n{}\n")
+    with pytest.raises(PutError, match=r"20,000,000 bytes in .*a\.jsonl at byte 3 is longer"):
+        list(feed_cli.lines_of([str(path)]))
