@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from adtally.io import schema
-from adtally.io.elasticsearch import pages
 from adtally.io.elasticsearch_bulk import BulkWriter, Document
 from adtally.io.elasticsearch_client import ElasticsearchConfig, index_name
+from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.overflow import is_folded
 from adtally.transforms.windows import SEEN_MASK
 
@@ -80,7 +80,7 @@ def delete_folded(writer: BulkWriter, config: ElasticsearchConfig, folded: Itera
         some = newest[start : start + _WINDOWS_AT_A_TIME]
         pattern = ",".join(sorted({_index(config, one) for one in some}))
         query = {"bool": {"should": [_earlier(one) for one in some], "minimum_should_match": 1}}
-        for hits in pages(writer, writer.client, pattern, query, _FIELDS):
+        for hits in pages(writer, pattern, query, fields=_FIELDS):
             refused = writer.write([_delete(hit, versions) for hit in hits])
             if refused:
                 raise RuntimeError(

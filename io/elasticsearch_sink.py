@@ -23,6 +23,7 @@ from adtally.io.elasticsearch import KINDS, check_templates
 from adtally.io.elasticsearch_bulk import BulkCounts, BulkWriter, Document, Refused
 from adtally.io.elasticsearch_client import ElasticsearchConfig, connect, index_name
 from adtally.io.elasticsearch_folded import Folded, delete_folded, folded_in
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S%.3fZ"
@@ -64,7 +65,7 @@ class WriteToElasticsearch(beam.PTransform):
         ).with_output_types(DeadLetter)
 
 
-class _WriteDocuments(beam.DoFn):
+class _WriteDocuments(Storing):
     def __init__(self, config: ElasticsearchConfig, kind: str) -> None:
         self._config = config
         self._kind = kind

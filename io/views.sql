@@ -18,7 +18,7 @@ FROM (
         *,
         epoch_ms(occurred_at) // ${window_ms} * ${window_ms} AS window_ms,
         row_number() OVER (
-            PARTITION BY source, position, record_index, advertiser_id, event_type, event_id
+            PARTITION BY ${partition}source, position, record_index, advertiser_id, event_type, event_id
             ORDER BY occurred_at
         ) AS copy
     FROM ${events}
@@ -29,14 +29,14 @@ WHERE copy = 1;
 CREATE OR REPLACE VIEW events AS
 SELECT * FROM event_rows
 QUALIFY row_number() OVER (
-    PARTITION BY advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
+    PARTITION BY ${partition}advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
 ) = 1;
 
 -- Events, each counted once, without late ones: what the first summaries count.
 CREATE OR REPLACE VIEW events_on_time AS
 SELECT * FROM event_rows WHERE NOT late
 QUALIFY row_number() OVER (
-    PARTITION BY advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
+    PARTITION BY ${partition}advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
 ) = 1;
 
 -- Ranges that corrections have re-tallied whole.

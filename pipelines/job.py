@@ -14,11 +14,12 @@ import msgspec
 from adtally.io import schema
 from adtally.io.files import join
 from adtally.io.flush import Flush
+from adtally.io.limits import Limits
 from adtally.io.logs import Block, identity
 from adtally.io.reads import Read, address, disorder_ms
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.anomalies import past_ms
-from adtally.transforms.decode import Plausible
+from adtally.transforms.decode_checks import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.pii import Pii
 from adtally.transforms.rules.history import HISTORY_MS, LOOK_BACK_MS
@@ -77,6 +78,7 @@ class Settings:
         rules_file: where they were read from; empty for each rule's own settings.
         plausible: limits of event times.
         pii: what is stored of addresses and users.
+        limits: of what is read.
     """
 
     window_seconds: int = 60
@@ -90,6 +92,7 @@ class Settings:
     rules_file: str = ""
     plausible: Plausible = Plausible()
     pii: Pii = Pii()
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         _check_window(self.window_seconds)

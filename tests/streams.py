@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -270,9 +270,14 @@ def in_log(output: Path) -> list[Any]:
 
 def searchable(url: str, prefix: str) -> list[Any]:
     """Base summaries in Elasticsearch, as the oracle gives them."""
+    return document_rows(documents(url, prefix))
+
+
+def document_rows(found: Iterable[dict[str, Any]]) -> list[Any]:
+    """Documents of base summaries, as the oracle gives rows."""
     names = [name.strip() for name in sql_oracle.MEASURES.split(",")[:13]]
     rows = []
-    for row in documents(url, prefix):
+    for row in found:
         times = [_ms(row[name]) for name in ("first_event_at", "last_event_at")]
         keys = (_ms(row["window_start"]), row["advertiser_id"], row["currency"])
         rows.append((*keys, *(row[name] for name in names), *times))

@@ -14,8 +14,8 @@ from adtally.transforms.overflow import OTHER, beyond, standing
 from adtally.transforms.windows import (
     GENERATION_BITS,
     SEEN_MASK,
-    checked_sums,
     exact_sum,
+    limited_sums,
     window_columns,
 )
 
@@ -35,9 +35,6 @@ def roll_up(
     sum of what the advertiser's base windows had seen, so it rises with every one of them; users
     are merged by their hashes. Rows beyond ``max_rows`` of an advertiser and window are one; 0 for
     no limit.
-
-    Raises:
-        SumOverflow: the money of a row does not fit 64 bits.
     """
     target = schema.summary_schema(dimensions)
     rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
@@ -64,7 +61,7 @@ def roll_up(
         .join(_seen(latest, base), on=["advertiser_id", "window"])
     )
     merged = (
-        checked_sums(sums, schema.MONEY)
+        limited_sums(sums, schema.MONEY)
         .with_columns(
             uniques.bottom_k(pl.col("unique_user_hashes"), uniques_k),
             *window_columns(window_ms, allowed_lateness_ms),

@@ -28,8 +28,9 @@ from adtally.transforms.rules.base import evidence
 from adtally.transforms.rules.ruleset import EVENT_RULES, NO_FLAGS, Ruleset
 from adtally.transforms.windows import (
     GENERATION_BITS,
-    checked_sums,
     exact_sum,
+    limited,
+    limited_sums,
     utc,
     window_columns,
 )
@@ -82,9 +83,6 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
     (occurred_at, content_hash) counts, the others are counted as ``duplicates`` of the row that
     they would have been in. Flags see counted events only. Rows beyond ``spec.max_rows`` of an
     advertiser and window are one, whose sums and users are those of all of their events.
-
-    Raises:
-        SumOverflow: the money of a row does not fit 64 bits.
     """
     events = prepared(slices, spec.window_ms, _keys(spec)[:-1])
     clicks = events.filter((pl.col("event_type") == CLICK) & ~ALLOWED_EVENT)
@@ -140,10 +138,10 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
         .collect()
     )
     generation = spec.generation << GENERATION_BITS
-    return checked_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
+    return limited_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
         (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version"),
         *(
-            (pl.col(name) - pl.col(f"givt_{name}")).alias(f"net_{name}")
+            limited(pl.col(name).cast(pl.Int128) - pl.col(f"givt_{name}")).alias(f"net_{name}")
             for name in (*COUNTS, "cost_micros")
         ),
     )

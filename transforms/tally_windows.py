@@ -16,6 +16,7 @@ from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
+from adtally.io import schema
 from adtally.io.arrow import from_ipc, has_tag, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
@@ -23,7 +24,7 @@ from adtally.io.spill import Spill, take
 from adtally.transforms.decode import WATERMARK
 from adtally.transforms.slices import Slice, SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
-from adtally.transforms.windows import Ranges, within
+from adtally.transforms.windows import MOST_MICROS, Ranges, within
 
 SLICES: Final = "slices"
 LATE: Final = "late"
@@ -258,6 +259,8 @@ class _Tally(beam.DoFn):
         self._count.add("events_counted", counted)
         self._count.add("duplicates", row["duplicates"])
         self._count.add("givt_clicks", row["givt_clicks"])
+        if beyond := too_large(summaries):
+            self._count.add("rows_of_too_much_money", beyond)
 
 
 def _overflowing(folded: pl.DataFrame) -> int:
@@ -269,6 +272,12 @@ def _events(summaries: pa.Table) -> int:
     """Events and duplicates in some summaries."""
     names = ("impressions", "clicks", "conversions", "duplicates")
     return sum(pc.sum(summaries[name]).as_py() or 0 for name in names)
+
+
+def too_large(summaries: pa.Table) -> int:
+    """Rows with a sum of money that 64 bits did not hold."""
+    frame = pl.DataFrame(pl.from_arrow(summaries.select(list(schema.MONEY))))
+    return frame.filter(pl.any_horizontal(pl.all().abs() == MOST_MICROS)).height
 
 
 class Counters:

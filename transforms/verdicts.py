@@ -18,8 +18,8 @@ from adtally.transforms.tally import TallySpec
 from adtally.transforms.windows import (
     GENERATION_BITS,
     Ranges,
-    checked_sums,
     exact_sum,
+    limited_sums,
     utc,
     window_columns,
     within,
@@ -59,9 +59,6 @@ def judge_history(
         slices: events to be judged.
         context: events known from before.
         spec: how.
-
-    Raises:
-        SumOverflow: the money of an adjustment does not fit 64 bits.
     """
     target = schema.verdict_schema(spec.tally.dimensions)
     if not slices:
@@ -139,7 +136,7 @@ def _adjusted(hit: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
             exact_sum(pl.col("cost_micros") * which).alias(f"{prefix}cost_micros"),
         )
     )
-    return checked_sums(sums, [name for name in schema.ADJUSTED if name.endswith("_micros")])
+    return limited_sums(sums, [name for name in schema.ADJUSTED if name.endswith("_micros")])
 
 
 def _windows(seen: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
