@@ -28,7 +28,7 @@ from benchmarks.usage import Usage
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "1000000"))
 ROUNDS = int(os.environ.get("ADTALLY_BENCH_ROUNDS", "2"))
 START_MS = 1_772_366_400_000  # 2026-03-01T12:00:00Z
-SPAN_MS = 3_600_000
+SPAN_MS = 3_600_000 * int(os.environ.get("ADTALLY_BENCH_HOURS", "1"))
 MIXED = 2_654_435_761  # spreads consecutive numbers, Knuth's multiplicative hash
 TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
