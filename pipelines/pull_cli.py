@@ -92,8 +92,12 @@ def pull(ctx: click.Context, /, **given: Any) -> None:
         config = elasticsearch_of(given)
         if config is None:
             raise click.UsageError("--elasticsearch URL is needed: where to pull from.")
-        from adtally.io.pull_source import Selection, Source
-        from adtally.pipelines.pull import Plan, Puller
+        if None not in (given["from_ms"], given["to_ms"]) and given["from_ms"] >= given["to_ms"]:
+            raise click.UsageError("--from is not before --to, so every row would be deleted.")
+        from adtally.io.pull_shards import Selection
+        from adtally.io.pull_source import Source
+        from adtally.pipelines.pull import Puller
+        from adtally.pipelines.pull_roster import Plan
 
         plan = Plan(
             databases=databases_of(given),

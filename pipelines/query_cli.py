@@ -163,6 +163,8 @@ def _tell(cost: Cost, seconds: float) -> None:
     click.echo(f"bytes read       {amount}")
     click.echo(f"files read       {cost.files_read:,} of {cost.files:,} that may be read")
     click.echo(f"row groups read  {cost.row_groups_read:,} of {cost.row_groups:,} in these")
+    if cost.requests:
+        click.echo(f"requests         {cost.requests:,}")
     click.echo(f"seconds          {seconds:.2f}")
 
 

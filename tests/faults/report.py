@@ -91,17 +91,15 @@ def _row(entry: dict[str, Any]) -> str:
     runs = entry["runs"]
     seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
     never = len(runs) - len(seconds)
-    total = {
-        name: sum(run[name] for run in runs)
-        for name in ("sent", "lost", "double", "twice", "restarts")
-    }
+    total = {name: sum(run[name] for run in runs) for name in ("sent", "lost", "double", "twice")}
+    restarts = [run["restarts"] for run in runs]
     p50 = f"{statistics.median(seconds):.0f}" if seconds else "-"
     most = f"never ({never})" if never else f"{max(seconds):.0f}"
     load = f"{min(run['load'] for run in runs):.0f} to {max(run['load'] for run in runs):.0f}"
     cells = [
         *(entry["title"], len(runs), entry["rate"], total["sent"], runs[-1]["counted"]),
         *(runs[-1]["expected"], total["lost"], total["double"], total["twice"], p50, most),
-        *(total["restarts"], load),
+        *("?" if None in restarts else sum(restarts), load),
     ]
     shown = (f"{cell:,}" if isinstance(cell, int) else cell for cell in cells)
     return f"| {' | '.join(shown)} |"

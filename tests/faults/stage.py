@@ -81,7 +81,7 @@ class Run:
         twice: rows of the log that its files hold more than once, of this fault.
         seconds: until all was equal, from the fault on, less ``away``; None where it never was.
         away: how long the fault lasted.
-        restarts: of the job, by Flink.
+        restarts: of the job, by Flink; None where nobody counted.
         seen: what a user would find in the logs.
         load: of the machine (one minute's average) before the fault.
     """
@@ -95,7 +95,7 @@ class Run:
     twice: int
     seconds: float | None
     away: float
-    restarts: int
+    restarts: int | None
     seen: list[str]
     load: float
 
