@@ -135,6 +135,7 @@ def tenants(ctx: click.Context, /, **given: Any) -> None:
         raise click.UsageError("say whom: --advertiser ID, --advertisers-file FILE or --all.")
     with _connected(ctx, given) as (client, config):
         from adtally.io import elasticsearch_tenants as aliases
+        from adtally.io.shown import shown_line
 
         if given["everybody"]:
             wanted += aliases.advertisers_in(client, config)
@@ -146,7 +147,7 @@ def tenants(ctx: click.Context, /, **given: Any) -> None:
         for line in done:
             click.echo(line, err=True)
         for one in unique:
-            click.echo(f"{one}\t{aliases.safe_name(one)}")
+            click.echo(f"{shown_line(one)}\t{aliases.safe_name(one)}")
 
 
 @elasticsearch.command(cls=PassThrough)
