@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -54,6 +55,7 @@ def campaign(
         for case in FAULTS:
             click.echo(f"{case.name:22} {case.title}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # mounts are taken down, servers ended
     os.environ.update(streams.AWS)
     streams.LATENESS_SECONDS = LATENESS_SECONDS
     sql_oracle.LATENESS_MS = LATENESS_SECONDS * 1000
