@@ -36,6 +36,7 @@ setup(
     package_data={
         "adtally.io": ["*.sql", "*.toml", "py.typed"],
         "adtally.pipelines": ["mappings/*.toml"],
+        "adtally.runners": ["deploy/flink/config.yaml"],
         "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),

@@ -18,7 +18,7 @@ FROM (
         *,
         epoch_ms(occurred_at) // ${window_ms} * ${window_ms} AS window_ms,
         row_number() OVER (
-            PARTITION BY source, position, record_index, advertiser_id, event_type, event_id
+            PARTITION BY ${partition}source, position, record_index, advertiser_id, event_type, event_id
             ORDER BY occurred_at
         ) AS copy
     FROM ${events}
@@ -29,14 +29,14 @@ WHERE copy = 1;
 CREATE OR REPLACE VIEW events AS
 SELECT * FROM event_rows
 QUALIFY row_number() OVER (
-    PARTITION BY advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
+    PARTITION BY ${partition}advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
 ) = 1;
 
 -- Events, each counted once, without late ones: what the first summaries count.
 CREATE OR REPLACE VIEW events_on_time AS
 SELECT * FROM event_rows WHERE NOT late
 QUALIFY row_number() OVER (
-    PARTITION BY advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
+    PARTITION BY ${partition}advertiser_id, event_type, event_id, window_ms ORDER BY occurred_at, content_hash
 ) = 1;
 
 -- Ranges that corrections have re-tallied whole.
@@ -44,7 +44,7 @@ CREATE OR REPLACE VIEW generations AS
 SELECT * FROM ${generations};
 
 -- Summaries as they stand: of each window the latest generation that covers it, of each row the
--- highest version. window_seconds tells base windows and roll-ups apart: never sum over both.
+-- highest version, and none that was folded into the row of all others since. window_seconds tells base windows and roll-ups apart: never sum over both.
 CREATE OR REPLACE VIEW summaries AS
 WITH stored AS (
     SELECT * FROM ${summaries}
@@ -56,7 +56,7 @@ WITH stored AS (
     GROUP BY w.window_seconds, w.window_start
 )
 SELECT stored.* FROM stored
-JOIN ruling USING (window_seconds, window_start, generation)
+JOIN ruling USING (window_seconds, window_start, generation)${void}
 QUALIFY row_number() OVER (
     PARTITION BY ${identity} ORDER BY version DESC
 ) = 1;
@@ -144,10 +144,22 @@ WITH own AS (
         ${adjusted}
     FROM adjustments CROSS JOIN (SELECT DISTINCT window_seconds FROM summaries)
     GROUP BY ALL
+), placed AS (  -- of a roll-up, some rows of base windows are in the row of all others
+    SELECT
+        ${placed},
+        a.generation,
+        a.window_seconds,
+        a.window_start,
+        ${moved}
+    FROM by_row a
+    LEFT JOIN summaries s
+        ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
+        AND a.generation = s.generation
+    GROUP BY ALL
 )
 SELECT s.* REPLACE (${net}), ${suspected}
 FROM summaries s
-LEFT JOIN by_row a
+LEFT JOIN placed a
     ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
     AND a.generation = s.generation;
 
