@@ -32,7 +32,7 @@ from adtally.runners.local.postgres_server import PostgresServer
 from tests.pulls import START_MS, Written, flags, plain, verdicts
 
 CAMPAIGNS = 10
-LONGEST_SECONDS = 40.0
+LONGEST_SECONDS = 25.0
 """That a pull is left alone before it is killed."""
 
 

@@ -17,7 +17,7 @@ from adtally.io.elasticsearch import KINDS
 from adtally.io.elasticsearch_client import AccessDenied, ElasticsearchConfig
 from adtally.io.elasticsearch_tenants import safe_name
 
-ROLES: Final = ("writer", "reader", "tenant", "operator")
+ROLES: Final = ("writer", "reader", "tenant", "puller", "operator")
 METADATA: Final = "advertiser_id"
 """Of a user's metadata: whose documents the role ``tenant`` shows."""
 
@@ -32,6 +32,7 @@ _PRIVILEGES: Final[dict[str, tuple[list[str], list[str]]]] = {
     "writer": (["monitor"], _WRITE),
     "reader": ([], ["read", "view_index_metadata"]),
     "tenant": ([], ["read"]),
+    "puller": ([], ["read", "maintenance", "monitor", "view_index_metadata"]),
     "operator": (["monitor", "manage_index_templates"], [*_WRITE, "manage", "delete_index"]),
 }
 

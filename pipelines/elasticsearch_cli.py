@@ -47,7 +47,7 @@ def _connected(ctx: click.Context, given: dict[str, Any]) -> Iterator[tuple[Any,
 @click.option(
     "--roles",
     is_flag=True,
-    help="Install roles as well: PREFIX-writer, -reader, -tenant, -operator.",
+    help="Install roles as well: PREFIX-writer, -reader, -tenant, -puller, -operator.",
 )
 @_shared
 @click.pass_context
@@ -66,7 +66,7 @@ def setup(ctx: click.Context, /, **given: Any) -> None:
 @elasticsearch.command(cls=PassThrough)
 @click.option(
     "--role",
-    type=click.Choice(("writer", "reader", "tenant", "operator")),
+    type=click.Choice(("writer", "reader", "tenant", "puller", "operator")),
     required=True,
     help="What it may: a stream or backfill writes, a service reads all, a tenant its own, and "
     "'operator' is for these commands and erasures.",

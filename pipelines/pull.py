@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from adtally.io.pull_shards import Shard
-from adtally.io.pull_source import Hit, Snapshot, SnapshotLost, Source
+from adtally.io.pull_source import PAGE_DOCUMENTS, Hit, Snapshot, SnapshotLost, Source
 from adtally.io.pull_store import Origin, State, TenantStore
 from adtally.pipelines.pull_roster import Plan, Roster, Totals
 from adtally.pipelines.pull_tenants import ATTEMPTS, FIRST_WAIT_SECONDS, Tenant, View, joined
-from adtally.pipelines.pull_workers import Workers
+from adtally.pipelines.pull_workers import Workers, ahead
 
 SHARDS_AT_A_TIME: Final = 16
 """Snapshots that are open at a time."""
 
-WINDOW_NUMBERS: Final = 500_000
-"""Operations of a shard that are read before a cursor moves: what a killed pull reads again."""
+WINDOW_NUMBERS: Final = 50_000
+"""Operations of a shard that are read before a cursor moves; more where few documents are left of
+them."""
+
+FLUSH_SECONDS: Final = 20.0
+"""Documents wait no longer to be written: what a pull loses that is killed."""
 
 FEW_NAMES: Final = 10_000
 """Advertisers in one query; Elasticsearch takes 65,536."""
@@ -31,7 +34,6 @@ SAVE_SECONDS: Final = 60.0
 LOST_SNAPSHOTS: Final = 20
 """In a row: a cluster that cannot keep a snapshot for a round will not keep the next either."""
 
-T = TypeVar("T")
 _LOG = logging.getLogger("adtally")
 
 
@@ -49,7 +51,7 @@ class Puller:
         self._workers = Workers(plan.workers)
         self.roster = Roster(plan)
         self._seen: dict[tuple[str, int], Shard] = {}
-        self._bytes = 0
+        self._emptied()
         self._totals = Totals()
         self._following = False
 
@@ -171,8 +173,8 @@ class Puller:
                 self._read(snapshot, documents, taking)
             for tenant in taking:
                 self._complete(tenant, snapshots)
-            self._bytes = 0
             self._workers.settle()
+            self._emptied()
         return found
 
     def _read(
@@ -201,15 +203,21 @@ class Puller:
             origin = tenant.origin(shard)
             wanted[tenant.advertiser_id] = (tenant, origin, tenant.cursor(origin))
         after: int | None = low
+        size = WINDOW_NUMBERS
         while after is not None:
-            to = after + WINDOW_NUMBERS if after + WINDOW_NUMBERS < shard.checkpoint else None
+            to = after + size if after + size < shard.checkpoint else None
+            found = 0
             for hits in ahead(snapshot.pages(after, to, names)):
+                found += len(hits)
                 self._keep(shard, hits, wanted)
             reached = Origin(shard.kind, shard.index, shard.checkpoint if to is None else to)
             for tenant, origin, cursor in wanted.values():
                 if tenant.ready and cursor < reached.seq_no:
                     tenant.reached[origin] = reached
+            if self._bytes > self._plan.buffer_bytes or time.monotonic() > self._flush_at:
+                self._flush()
             after = to
+            size = WINDOW_NUMBERS if found >= PAGE_DOCUMENTS else 2 * size
 
     def _keep(
         self, shard: Shard, hits: Sequence[Hit], wanted: dict[str, tuple[Tenant, int, int]]
@@ -225,15 +233,19 @@ class Puller:
                 self._bytes += len(hit.source)
             else:
                 tenant.behind = True
-        if self._bytes > self._plan.buffer_bytes:
+        if self._bytes > 2 * self._plan.buffer_bytes:  # of a window with long documents
             self._flush()
 
     def _flush(self) -> None:
         for tenant in self.roster.tenants.values():
             if tenant.waiting and tenant.ready:
                 self._submit(tenant, tenant.write)
-        self._bytes = 0
         self._workers.settle()
+        self._emptied()
+
+    def _emptied(self) -> None:
+        self._bytes = 0
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def _submit(self, tenant: Tenant, work: Callable[[TenantStore, State | None], State]) -> None:
         self._workers.submit(tenant.target.server, tenant.job(work))
@@ -287,12 +299,3 @@ class Puller:
                 self._submit(tenant, tenant.drop(old))
         self._totals.kept = kept
         self._workers.settle()
-
-
-def ahead(pages: Iterator[T]) -> Iterator[T]:
-    """The same pages, each asked for while the one before it is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, pages, None)
-        while (page := coming.result()) is not None:
-            coming = thread.submit(next, pages, None)
-            yield page

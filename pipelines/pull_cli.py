@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
 from typing import Any
@@ -124,7 +123,6 @@ def _run(puller: Any, console: Console, given: dict[str, Any]) -> None:
     begun = time.monotonic()
     with watching(puller, console, quiet=given["quiet"]):
         if given["follow"]:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             puller.follow(given["every"])
         totals = puller.once()
     show(totals, time.monotonic() - begun, console)

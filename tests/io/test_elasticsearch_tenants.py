@@ -109,7 +109,7 @@ def test_a_tenant_sees_its_own_documents() -> None:
     (own,) = made["role_descriptors"]["adtally-tenant"]["indices"]
     assert own["query"] == {"term": {"advertiser_id": "acme"}} and own["privileges"] == ["read"]
     assert made["name"] == "adtally-tenant-acme" and "expiration" not in made
-    for role in ("writer", "reader", "operator"):
+    for role in ("writer", "reader", "puller", "operator"):
         assert "query" not in requests[role]["indices"][0]
 
 
