@@ -1,4 +1,4 @@
-"""``python -m benchmarks.query [bytes] [time]``: what ``adtally query`` reads and how long it takes.
+"""``python -m benchmarks.query [bytes] [time]``: what ``adtally query`` reads, and its time.
 
 Bytes: a tenant's hour of a day's log of 2,000 tenants, on a disk (``/proc/self/io``) and on S3
 (ranges that the server gave), against the whole. Time: a month's roll-up of 2,000 tenants with
