@@ -36,8 +36,13 @@ setup(
     package_data={
         "adtally.io": ["*.sql", "*.toml", "py.typed"],
         "adtally.pipelines": ["mappings/*.toml"],
+        "adtally.runners": ["deploy/flink/config.yaml"],
         "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),
+    # What 'adtally pull' needs for PostgreSQL, as the tests have it.
+    extras_require={
+        "postgresql": [x for x in requirements("requirements-dev.txt") if x.startswith("psycopg")]
+    },
     entry_points={"console_scripts": ["adtally = adtally.pipelines.cli:main"]},
 )

@@ -26,7 +26,8 @@ from adtally.io.synthetic_logs import generate
 from adtally.io.views import views_sql
 from adtally.pipelines.job import STREAM_SHARDS, Settings
 from adtally.pipelines.stream import StreamRequest, stream
-from adtally.runners.local.flink_cluster import FlinkCluster, install_flink
+from adtally.runners.local.flink_cluster import FlinkCluster
+from adtally.runners.local.flink_parts import install_flink
 from benchmarks.run import DATA, ROOT
 from benchmarks.usage import Usage
 from tests import canned_kinesis, streams

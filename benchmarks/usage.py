@@ -17,6 +17,7 @@ class Usage:
 
     Attributes:
         peak_mb: the most resident memory of all of them together.
+        largest_mb: the most of a single one.
     """
 
     def __init__(self, *pids: int) -> None:
@@ -25,11 +26,17 @@ class Usage:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.peak_mb = 0.0
+        self.largest_mb = 0.0
 
     @property
     def cpu(self) -> float:
         """Seconds of processor time since it was entered."""
         return (sum(self._ticks.values()) - self._before) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def busiest(self) -> float:
+        """Seconds of processor time of the process that used most, since it began."""
+        return max(self._ticks.values(), default=0) / os.sysconf("SC_CLK_TCK")
 
     def __enter__(self) -> Self:
         self._sample()
@@ -47,16 +54,19 @@ class Usage:
             self._sample()
 
     def _sample(self) -> None:
-        pages = 0
+        pages = most = 0
         for pid in self._pids:
             for one in tree(pid):
                 try:
-                    pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
+                    own = int(Path(f"/proc/{one}/statm").read_text().split()[1])
+                    pages, most = pages + own, max(most, own)
                     words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
                     self._ticks[one] = int(words[11]) + int(words[12])
                 except (OSError, IndexError):  # it ended in between
                     continue
-        self.peak_mb = max(self.peak_mb, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+        page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
+        self.peak_mb = max(self.peak_mb, pages * page_mb)
+        self.largest_mb = max(self.largest_mb, most * page_mb)
 
 
 def tree(pid: int) -> list[int]:

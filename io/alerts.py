@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 import apache_beam as beam
 import botocore.exceptions
@@ -16,9 +17,11 @@ import xxhash
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.metrics import Metrics
 
+from adtally.io.endpoints import AWS_AUTHORITY, refusal
 from adtally.io.files import atomic_write, join, make_folder
 from adtally.io.kinesis_client import KinesisConfig, connect
 from adtally.io.kinesis_producer import put_entries
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 Line = tuple[str, bytes]
@@ -77,7 +80,7 @@ class SendAlerts(beam.PTransform):
         return batches | "Send" >> beam.ParDo(_Send(self.sink)).with_output_types(int)
 
 
-class _Send(beam.DoFn):
+class _Send(Storing):
     def __init__(self, sink: AlertSink) -> None:
         self._sink = sink
         self._writer: AlertWriter | None = None
@@ -115,8 +118,9 @@ class KinesisAlerts:
             connect(self.config).describe_stream_summary(**self.config.target)
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise AlertSinkError(
-                f"alerts cannot go to the stream {self.config.stream} at {where}: {error}. Create "
-                f"it, or correct --alerts, the region or the credentials."
+                f"alerts cannot go to the stream {self.config.stream} at {where}: "
+                f"{refusal(error, AWS_AUTHORITY) or error}. Create it, or correct --alerts, the "
+                f"region or the credentials."
             ) from error
 
     def open(self) -> AlertWriter:
@@ -209,11 +213,23 @@ class _FileWriter:
 
     def write(self, lines: Sequence[Line]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._locked() as file:
             size = file.seek(0, os.SEEK_END)
             cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
             file.write(b"\n" * cut + _text(lines))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The file that has the name while we hold its lock: it may be replaced meanwhile."""
+        while True:
+            with self._path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                named = False
+                with contextlib.suppress(FileNotFoundError):
+                    named = os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+                if named:
+                    yield file
+                    return
 
     def close(self) -> None:
         """Nothing is open."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 from adtally.io import schema
 from adtally.io.files import join
 from adtally.io.generations import COMMIT_SCHEMA
+from adtally.io.views import is_folded, placed
 
 SQL_NAME: Final = "athena.sql"
 FIRST_DATE: Final = "2000-01-01"
@@ -143,6 +144,9 @@ def views_sql(window_seconds: int, allowed_lateness_seconds: int, dimensions: Se
         event_columns=", ".join(schema.EVENT_SCHEMA.names),
         summary_columns=", ".join(summary),
         s_identity=", ".join(f"s.{name}" for name in identity),
+        folded=is_folded(dimensions, "s."),
+        placed=", ".join(placed(dimensions)),
+        marked_measures=", ".join(f"a.{name}" for name in schema.ADJUSTED),
         latest_flags=_latest("flags", schema.FLAG_SCHEMA),
         latest_verdicts=_latest("verdicts", schema.verdict_schema(dimensions)),
         latest_anomalies=_latest("anomalies", schema.ANOMALY_SCHEMA),

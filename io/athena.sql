@@ -64,7 +64,7 @@ CREATE OR REPLACE VIEW generations AS
 SELECT generation, range_from, range_to, committed_at FROM ${prefix}generations;
 
 -- Summaries as they stand: of each window the latest generation that covers it, of each row the
--- highest version. window_seconds tells base windows and roll-ups apart: never sum over both.
+-- highest version, and none that was folded into the row of all others since. window_seconds tells base windows and roll-ups apart: never sum over both.
 CREATE OR REPLACE VIEW summaries AS
 WITH ruling AS (
     SELECT w.window_seconds, w.window_start, coalesce(max(g.generation), 0) AS generation
@@ -79,13 +79,16 @@ SELECT ${summary_columns}
 FROM (
     SELECT
         s.*,
-        row_number() OVER (PARTITION BY ${s_identity} ORDER BY s.version DESC) AS place
+        row_number() OVER (PARTITION BY ${s_identity} ORDER BY s.version DESC) AS place,
+        max(CASE WHEN ${folded} THEN s.version END) OVER (
+            PARTITION BY s.advertiser_id, s.window_seconds, s.window_start
+        ) AS folded_version
     FROM ${prefix}summaries s
     JOIN ruling r
         ON s.window_seconds = r.window_seconds AND s.window_start = r.window_start
         AND s.generation = r.generation
 )
-WHERE place = 1;
+WHERE place = 1 AND version >= coalesce(folded_version, version);
 
 -- Flags as they stand, one row per verdict.
 CREATE OR REPLACE VIEW flags AS
@@ -138,10 +141,21 @@ WITH own AS (
         ${adjusted_sums}
     FROM sized
     GROUP BY ${row}, generation, window_seconds, start_ms
+), marked AS (  -- of a roll-up, some rows of base windows are in the row of all others
+    SELECT
+        ${placed}, a.generation, a.window_seconds, a.window_start, ${marked_measures}
+    FROM by_row a
+    LEFT JOIN summaries s
+        ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
+        AND a.generation = s.generation
+), placed AS (
+    SELECT ${row}, generation, window_seconds, window_start, ${adjusted_sums}
+    FROM marked
+    GROUP BY ${row}, generation, window_seconds, window_start
 )
 SELECT ${net_columns}
 FROM summaries s
-LEFT JOIN by_row a
+LEFT JOIN placed a
     ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
     AND a.generation = s.generation;
 

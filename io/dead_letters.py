@@ -68,9 +68,9 @@ class DeadLetter:
             failed_at=failed_at,
             stage=stage,
             error_type=error_type,
-            message=_unicode(message[:MESSAGE_LIMIT]),
-            source=_unicode(source),
-            position=_unicode(position),
+            message=writable(message[:MESSAGE_LIMIT]),
+            source=writable(source),
+            position=writable(position),
             payload=text,
             payload_encoding=encoding,
         )
@@ -82,7 +82,7 @@ class DeadLetter:
         return self.payload.encode("utf-8")
 
 
-def _unicode(text: str) -> str:
+def writable(text: str) -> str:
     """Text that can be written: a file name need not be valid UTF-8 (``\\udce9`` for ``E9``)."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
@@ -118,15 +118,27 @@ def decode_lines(data: bytes) -> Iterator[DeadLetter]:
         raise ValueError(f"not a whole file of dead letters: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            fields = msgspec.json.decode(line, type=_Line)
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"line {number} is not a dead letter: {error}") from error
-        if fields.version > DEAD_LETTER_VERSION:
-            raise ValueError(
-                f"line {number} has version {fields.version}, newer than {DEAD_LETTER_VERSION}; "
-                f"upgrade adtally to replay it."
-            )
-        yield DeadLetter(**{**msgspec.structs.asdict(fields), "failed_at": _ms(fields.failed_at)})
+            yield decode_line(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} {error}") from error
+
+
+def decode_line(line: bytes) -> DeadLetter:
+    """Read back what :func:`encode_line` wrote.
+
+    Raises:
+        ValueError: it is not a dead letter that this version understands.
+    """
+    try:
+        fields = msgspec.json.decode(line, type=_Line)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"is not a dead letter: {error}") from error
+    if fields.version > DEAD_LETTER_VERSION:
+        raise ValueError(
+            f"has version {fields.version}, newer than {DEAD_LETTER_VERSION}; upgrade adtally to "
+            f"replay it."
+        )
+    return DeadLetter(**{**msgspec.structs.asdict(fields), "failed_at": _ms(fields.failed_at)})
 
 
 class _Line(msgspec.Struct):

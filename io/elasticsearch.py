@@ -6,8 +6,7 @@ names can be imported from here.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +25,10 @@ from adtally.io.elasticsearch_client import (
     ElasticsearchConfigError,
     connect,
     denied,
+    not_trusted,
+    tenants_template,
 )
+from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.windows import GENERATION_BITS
 
 __all__ = [
@@ -52,7 +54,6 @@ TEMPLATE_VERSION: Final = 5
 """Rises with every change of the mappings; an older template has to be set up again."""
 
 KINDS: Final = ("summaries", "flags", "verdicts", "anomalies")
-PAGE_DOCUMENTS: Final = 5_000
 
 
 class TemplatesMissing(RuntimeError):
@@ -80,6 +81,8 @@ def index_template(config: ElasticsearchConfig, kind: str) -> dict[str, Any]:
         "index_patterns": [config.index_pattern(kind)],
         "version": TEMPLATE_VERSION,
         "priority": 200,
+        "composed_of": [tenants_template(config, kind)],
+        "ignore_missing_component_templates": [tenants_template(config, kind)],
         "template": {
             "settings": {"index.codec": "best_compression"},
             "mappings": {"dynamic": "strict", "properties": properties},
@@ -107,6 +110,7 @@ def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> lis
 
     Raises:
         AccessDenied: these credentials may not.
+        RequestRefused: the node's certificate is not trusted.
     """
     done = []
     for kind in KINDS:
@@ -120,6 +124,8 @@ def install_templates(client: Elasticsearch, config: ElasticsearchConfig) -> lis
             if error.meta.status in (401, 403):
                 raise denied(error, config, "index templates cannot be installed") from None
             raise
+        except TransportError as error:
+            raise not_trusted(error, config) or error from None
         done.append(f"index template {name} for {pattern} is installed")
     return done
 
@@ -203,7 +209,7 @@ def delete_stale(
     }
     writer = BulkWriter(client, config)
     for kind in KINDS:
-        for hits in _pages(writer, client, config.index_pattern(kind), window):
+        for hits in pages(writer, config.index_pattern(kind), window):
             refused = writer.write([_delete(hit, generation) for hit in hits])
             if refused:
                 raise RuntimeError(
@@ -225,40 +231,3 @@ def _delete(hit: dict[str, Any], generation: int) -> Document:
     }
     line = msgspec.json.encode({"delete": action})
     return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, b"")
-
-
-def _pages(
-    writer: BulkWriter, client: Elasticsearch, pattern: str, query: dict[str, Any]
-) -> Iterator[list[dict[str, Any]]]:
-    """All hits of a query as they were when it began, page by page; none of a shard is missing."""
-    writer.when_up(lambda: client.indices.refresh(index=pattern, ignore_unavailable=True))
-    opened = writer.when_up(
-        lambda: client.open_point_in_time(index=pattern, keep_alive="5m", ignore_unavailable=True)
-    )
-    point: str = opened["id"]
-    after: Any = None
-
-    def page() -> Any:
-        return client.search(
-            pit={"id": point, "keep_alive": "5m"},
-            query=query,
-            size=PAGE_DOCUMENTS,
-            sort=[{"_shard_doc": "asc"}],
-            search_after=after,
-            source=False,
-            stored_fields=["_routing"],
-            track_total_hits=False,
-            allow_partial_search_results=False,
-        )
-
-    try:
-        while True:
-            found = writer.when_up(page)
-            hits: list[dict[str, Any]] = found["hits"]["hits"]
-            if not hits:
-                return
-            yield hits
-            point, after = found["pit_id"], hits[-1]["sort"]
-    finally:
-        with contextlib.suppress(TransportError, ApiError):  # it ends by itself in 5 minutes
-            client.close_point_in_time(id=point)

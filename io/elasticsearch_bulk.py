@@ -9,10 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import tenacity
-from elastic_transport import TlsError, TransportError
+from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch, UnsupportedProductError
 
-from adtally.io.elasticsearch_client import AccessDenied, ElasticsearchConfig, denied
+from adtally.io.elasticsearch_client import (
+    AccessDenied,
+    ElasticsearchConfig,
+    RequestRefused,
+    denied,
+    error_type,
+    not_trusted,
+)
 
 RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that may pass; every other 4xx will fail again however often it is tried."""
@@ -34,10 +41,6 @@ _LOG = logging.getLogger("adtally.elasticsearch")
 
 class ElasticsearchUnavailable(RuntimeError):
     """Documents could not be written in time; the bundle fails, and nothing counts as done."""
-
-
-class RequestRefused(RuntimeError):
-    """The server refuses the request itself, whatever is in it: not a cluster, or not as told."""
 
 
 class _TryAgain(Exception):
@@ -168,11 +171,9 @@ class BulkWriter:
 
     def _no_answer(self, error: TransportError) -> str:
         """Why there was no answer, when another try may have one."""
-        if isinstance(error, TlsError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise RequestRefused(
-                f"the certificate of {', '.join(self._config.urls)} is not trusted: "
-                f"{error.message}. Give the authority that signed it with --elasticsearch-ca-file."
-            ) from None
+        refused = not_trusted(error, self._config)
+        if refused is not None:
+            raise refused from None
         return f"no answer ({type(error).__name__})"
 
     def _fatal(self, error: ApiError) -> RuntimeError:
@@ -182,7 +183,7 @@ class BulkWriter:
         elif status in (401, 403):
             return denied(error, self._config, "nothing can be written")
         else:
-            why = f"answers {status} ({str(error.message)[:200]})"
+            why = f"answers {status}{error_type(error)}"
         return RequestRefused(
             f"{', '.join(self._config.urls)} {why}; nothing can be written. Check the URL and "
             f"what stands between; then run again."

@@ -9,19 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import re
+import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch
 
-from adtally.io.files import read_bytes
+from adtally.io.endpoints import is_plain, refusal, warn_once
+from adtally.io.secrets import SecretError, read_secret
 
 API_KEY_ENV: Final = "ADTALLY_ELASTICSEARCH_API_KEY"
 USERNAME_ENV: Final = "ADTALLY_ELASTICSEARCH_USERNAME"
 PASSWORD_ENV: Final = "ADTALLY_ELASTICSEARCH_PASSWORD"
 
+_LOG = logging.getLogger("adtally.elasticsearch")
+_ERROR_TYPE = re.compile(r"[a-z_]{1,60}")
 _INDEX_PREFIX = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 """Narrower than what Elasticsearch takes: a ``*`` would make deletes reach other indices."""
 
@@ -32,6 +36,10 @@ class ElasticsearchConfigError(ValueError):
 
 class AccessDenied(RuntimeError):
     """The cluster refuses these credentials; no secret is in the message."""
+
+
+class RequestRefused(RuntimeError):
+    """The server refuses the request itself, whatever is in it: not a cluster, or not as told."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class ElasticsearchConfig:
             Encoded as Elasticsearch gives it, or ``ID:KEY``.
         password_file: see ``username``.
         ca_file: PEM of the authority that signed the nodes' certificates.
-        verify_tls: False only for tests.
+        verify_tls: False only for tests; then credentials may go over ``http://`` as well.
         request_timeout_seconds: of one request; a bulk of 5 MB takes well under one.
         batch_bytes: of one bulk request; 5 to 15 MB is what Elastic recommends to begin with.
         retry_seconds: how long writes are tried again before the bundle fails; ten minutes
@@ -94,6 +102,11 @@ class ElasticsearchConfig:
         return f"{self.index_prefix}-{kind}-*"
 
 
+def tenants_template(config: ElasticsearchConfig, kind: str) -> str:
+    """Name of the component template with the tenants' aliases; there need not be one."""
+    return f"{config.index_prefix}-tenants-{kind}"
+
+
 def _check_url(url: str) -> None:
     """Refuse what is no plain URL; nothing of one that may hold a password is repeated."""
     if "@" in url:
@@ -115,39 +128,85 @@ def _check_url(url: str) -> None:
         )
 
 
-def connect(config: ElasticsearchConfig) -> Elasticsearch:
+def connect(config: ElasticsearchConfig, **options: Any) -> Elasticsearch:
     """A client, with its secrets read now. Retries are left to the callers.
 
+    Args:
+        config: names the nodes and where the secrets are.
+        options: more of the client's own.
+
     Raises:
-        ElasticsearchConfigError: a secret is missing, or it or the CA file cannot be read.
+        ElasticsearchConfigError: a secret is missing, it or the CA file cannot be read, or it would
+            be sent for all to read.
     """
     # Every failed attempt is a warning there; the callers' own say more, and less often.
     log = logging.getLogger("elastic_transport")
     if log.level == logging.NOTSET:
         log.setLevel(logging.ERROR)
+    credentials = _credentials(config)
+    _check_private(config, secret=bool(credentials))
     return Elasticsearch(
         [_with_port(url) for url in config.urls],
         request_timeout=config.request_timeout_seconds,
         max_retries=0,
         **_tls(config),
-        **_credentials(config),
+        **credentials,
+        **options,
     )
+
+
+def _check_private(config: ElasticsearchConfig, *, secret: bool) -> None:
+    plain = [url for url in config.urls if is_plain(url)]
+    if plain and secret and config.verify_tls:
+        raise ElasticsearchConfigError(
+            f"{', '.join(plain)} is not encrypted and not on this machine, so the credentials "
+            f"would be readable on the way; write https://, or leave the credentials out. For "
+            f"tests, --elasticsearch-insecure sends them all the same."
+        )
+    if not config.verify_tls:
+        warn_once(
+            _LOG,
+            f"--elasticsearch-insecure: nobody knows who answers as {', '.join(config.urls)}. "
+            f"Whoever stands between can read the credentials, and read and change documents. For "
+            f"tests only; else give --elasticsearch-ca-file",
+        )
+    elif plain:
+        warn_once(
+            _LOG,
+            f"{', '.join(plain)} is not encrypted: documents can be read and changed on the way; "
+            f"write https://",
+        )
+
+
+def not_trusted(error: TransportError, config: ElasticsearchConfig) -> RequestRefused | None:
+    """What to tell people when TLS cannot be spoken with a node; None where time may mend it."""
+    why = refusal(error, "--elasticsearch-ca-file FILE.pem")
+    if not why:
+        return None
+    return RequestRefused(f"{', '.join(config.urls)} is not talked to: {why}. ({error.message})")
+
+
+def index_name(config: ElasticsearchConfig, kind: str, month: str) -> str:
+    """Where documents of a kind lie whose windows begin in a month, ``YYYY.MM``."""
+    return f"{config.index_prefix}-{kind}-{month}"
 
 
 def denied(error: ApiError, config: ElasticsearchConfig, what: str) -> AccessDenied:
     """What to tell people when a whole request was refused with 401 or 403."""
     return AccessDenied(
-        f"Elasticsearch answers {error.meta.status} ({_error_type(error)}): {what}. Check "
+        f"Elasticsearch answers {error.meta.status}{error_type(error)}: {what}. Check "
         f"{API_KEY_ENV}, or the user and {PASSWORD_ENV}, or their files. Needed are the cluster "
         f"privilege 'monitor' ('manage_index_templates' for setup) and the index privileges "
         f"'read', 'write', 'maintenance' and 'auto_configure' on {config.index_prefix}-*."
     )
 
 
-def _error_type(error: ApiError) -> str:
+def error_type(error: ApiError) -> str:
+    """What a server calls its refusal; empty for what may be anything, such as our own request."""
     body = error.body
     cause = body.get("error") if isinstance(body, dict) else None
-    return str(cause.get("type", "")) if isinstance(cause, dict) else str(error.message)[:100]
+    name = str(cause.get("type", "")) if isinstance(cause, dict) else str(error.message)
+    return f" ({name})" if _ERROR_TYPE.fullmatch(name) else ""
 
 
 def _tls(config: ElasticsearchConfig) -> dict[str, Any]:
@@ -155,11 +214,13 @@ def _tls(config: ElasticsearchConfig) -> dict[str, Any]:
         return {}
     options: dict[str, Any] = {"verify_certs": config.verify_tls}
     if config.ca_file:
-        if not Path(config.ca_file).is_file():
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except OSError as error:  # ssl.SSLError too
             raise ElasticsearchConfigError(
-                f"CA file {config.ca_file} is not there; give the PEM file of the authority that "
-                f"signed the nodes' certificates."
-            )
+                f"CA file {config.ca_file} is not there, or holds no certificate ({error}); give "
+                f"the PEM file of the authority that signed the nodes' certificates."
+            ) from error
         options["ca_certs"] = config.ca_file
     if not config.verify_tls:
         options["ssl_show_warn"] = False
@@ -197,17 +258,9 @@ def _secret(path: str | None, variable: str) -> str | None:
     if path is None:
         return os.environ.get(variable, "").strip() or None
     try:
-        secret = read_bytes(path).decode().strip()
-    except (OSError, ValueError) as error:  # ValueError: no text, or a scheme Beam does not know
-        kind = type(error).__name__  # what a decoder says may quote what it read
-        reason = (isinstance(error, OSError) and error.strerror) or kind
-        raise ElasticsearchConfigError(
-            f"secret file {path} cannot be read: {reason}. Every worker reads it, so it must be "
-            f"there on each."
-        ) from None
-    if not secret:
-        raise ElasticsearchConfigError(f"secret file {path} is empty; write the secret into it.")
-    return secret
+        return read_secret(path)
+    except SecretError as error:
+        raise ElasticsearchConfigError(str(error)) from None
 
 
 def _with_port(url: str) -> str:

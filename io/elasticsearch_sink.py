@@ -21,7 +21,9 @@ from adtally.io.arrow import tag
 from adtally.io.dead_letters import DeadLetter
 from adtally.io.elasticsearch import KINDS, check_templates
 from adtally.io.elasticsearch_bulk import BulkCounts, BulkWriter, Document, Refused
-from adtally.io.elasticsearch_client import ElasticsearchConfig, connect
+from adtally.io.elasticsearch_client import ElasticsearchConfig, connect, index_name
+from adtally.io.elasticsearch_folded import Folded, delete_folded, folded_in
+from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S%.3fZ"
@@ -36,7 +38,8 @@ class WriteToElasticsearch(beam.PTransform):
     Guarantee: effectively once. ``_id`` follows from the row's identity and its version is
     external, so retries are no-ops and an older state never undoes a newer one. No bundle ends
     before all of it is written; documents that the index refuses for good are dead letters, in
-    the window and at the time of the table they come from.
+    the window and at the time of the table they come from. Documents of rows that a table folds
+    into one, of an earlier pane, are deleted in the same bundle.
 
     Rows of the small tables of a bundle share requests. A cluster that is away is waited for, up
     to ``config.retry_seconds``. Raises what :class:`~adtally.io.elasticsearch_bulk.BulkWriter`
@@ -62,7 +65,7 @@ class WriteToElasticsearch(beam.PTransform):
         ).with_output_types(DeadLetter)
 
 
-class _WriteDocuments(beam.DoFn):
+class _WriteDocuments(Storing):
     def __init__(self, config: ElasticsearchConfig, kind: str) -> None:
         self._config = config
         self._kind = kind
@@ -72,13 +75,17 @@ class _WriteDocuments(beam.DoFn):
     def setup(self) -> None:
         self._client = connect(self._config)
         self._writer = BulkWriter(self._client, self._config)
-        names = ("written", "superseded", "dead")
+        names = ("written", "superseded", "dead", "folded")
         self._count = {name: Metrics.counter(NAMESPACE, f"documents_{name}") for name in names}
         self._requests = Metrics.counter(NAMESPACE, "bulk_requests")
         self._retries = Metrics.counter(NAMESPACE, "bulk_retries")
         self._milliseconds = Metrics.distribution(NAMESPACE, "bulk_milliseconds")
 
     def start_bundle(self) -> None:
+        self._folded: set[Folded] = set()
+        self._clear()
+
+    def _clear(self) -> None:
         self._waiting: list[Document] = []
         self._waiting_bytes = 0
         self._origin: dict[int, tuple[Any, Any]] = {}
@@ -92,6 +99,8 @@ class _WriteDocuments(beam.DoFn):
         if not self._checked:
             self._writer.when_up(lambda: check_templates(self._writer.client, self._config))
             self._checked = True
+        if self._kind == "summaries":
+            self._folded |= folded_in(table)
         for start in range(0, table.num_rows, ROWS_AT_A_TIME):
             rows = table.slice(start, ROWS_AT_A_TIME)
             now_ms = round(time.time() * 1000)
@@ -104,6 +113,10 @@ class _WriteDocuments(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._write()
+        if self._folded:
+            deleted = delete_folded(self._writer, self._config, self._folded)
+            self._count["folded"].inc(deleted)
+            self._report(0)
 
     def _write(self) -> list[WindowedValue]:
         refused = self._writer.write(self._waiting)
@@ -113,7 +126,7 @@ class _WriteDocuments(beam.DoFn):
             timestamp, window = self._origin[id(item.document)]
             letters.append(WindowedValue(dead_letter(item, now_ms), timestamp, (window,)))
         self._report(len(refused))
-        self.start_bundle()
+        self._clear()
         return letters
 
     def _report(self, dead: int) -> None:
@@ -162,7 +175,7 @@ def documents(
     for row, month, start in zip(shown.iter_rows(named=True), months, start_ms, strict=True):
         row["updated_at"] = updated_at
         row |= pane
-        index = f"{config.index_prefix}-{kind}-{month}"
+        index = index_name(config, kind, month)
         identity = document_id(kind, row, dimensions, start)
         action = {
             "index": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import posixpath
 import re
 import tempfile
@@ -22,6 +23,9 @@ _STORES: Final[dict[str | None, Store]] = {s3.SCHEME: s3, gcs.SCHEME: gcs}
 
 _IN_MEMORY_BYTES: Final = 8 << 20
 """Objects larger than this wait on disk."""
+
+_OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing that do not say where it was, and should: a disk has to be found and freed."""
 
 LEFTOVER_SECONDS: Final = 3_600.0
 """A temporary file that nobody wrote to for this long has no writer any more."""
@@ -83,11 +87,16 @@ def atomic_write(path: str) -> Iterator[BinaryIO]:
     """Write a file that appears under its name when the block ends without an error."""
     target = AtomicFile(path)
     try:
-        yield target.file
-    except BaseException:
-        target.abort()
+        try:
+            yield target.file
+        except BaseException:
+            target.abort()
+            raise
+        target.commit()
+    except OSError as error:
+        if error.errno in _OF_THE_DISK and error.filename is None:
+            raise OSError(error.errno, error.strerror, path) from error
         raise
-    target.commit()
 
 
 def make_folder(folder: str) -> None:

@@ -13,9 +13,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
+import requests
 import tenacity
 from apache_beam.options.pipeline_options import GoogleCloudOptions
+from requests.adapters import HTTPAdapter
 
+from adtally.io.endpoints import GOOGLE_AUTHORITY, refusal
 from adtally.io.objects import Entry, encryption, given_settings, split, storage_options
 
 SCHEME: Final = "gs"
@@ -182,7 +185,6 @@ def _retry() -> Any:
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Errors of Google's client as OSError, with what they mean."""
-    import requests
     from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
@@ -194,6 +196,8 @@ def _told(what: str) -> Iterator[None]:
     except (GoogleAPIError, GoogleAuthError, InvalidResponse, DataCorruption) as error:
         raise OSError(f"{what}: {error}") from error
     except requests.RequestException as error:  # an OSError that does not say what it was about
+        raise OSError(f"{what}: {error}") from error
+    except _NotTrusted as error:
         raise OSError(f"{what}: {error}") from error
 
 
@@ -212,4 +216,22 @@ def _client(settings: str) -> Any:
 
     options = storage_options()
     anonymous = options.view_as(GoogleCloudOptions).no_auth or EMULATOR_ENV in os.environ
-    return create_storage_client(options, use_credentials=not anonymous)
+    client = create_storage_client(options, use_credentials=not anonymous)
+    # Google's client takes a certificate for a connection that was lost, and tries for minutes.
+    client._http.mount("https://", _Adapter())
+    return client
+
+
+class _NotTrusted(OSError):
+    """The store's certificate is not trusted; trying again does not help."""
+
+
+class _Adapter(HTTPAdapter):
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().send(*args, **kwargs)
+        except requests.exceptions.SSLError as error:
+            why = refusal(error, GOOGLE_AUTHORITY)
+            if why:
+                raise _NotTrusted(why) from error
+            raise

@@ -19,15 +19,8 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from adtally.io.kinesis_client import (
-    Kinesis,
-    KinesisConfig,
-    KinesisSourceError,
-    Record,
-    backoff_seconds,
-    connect,
-    is_passing,
-)
+from adtally.io.kinesis_client import Kinesis, KinesisConfig, Record, connect
+from adtally.io.kinesis_errors import KinesisSourceError, backoff_seconds, is_passing
 from adtally.io.kinesis_reader import FAIL, ON_DATA_LOSS, GroupReader, Step
 from adtally.io.kinesis_shards import (
     TRIM_HORIZON,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
-import random
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +15,15 @@ import botocore.config
 import botocore.exceptions
 import botocore.parsers
 
+from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, quiet_aws, refusal, warn_once
+from adtally.io.kinesis_errors import (
+    IteratorExpired,
+    KinesisSourceError,
+    NotYet,
+    ShardGone,
+    StreamMissing,
+    is_passing,
+)
 from adtally.io.kinesis_shards import TRIM_HORIZON, Position, Shard
 from adtally.io.kpl import UserRecord, deaggregate
 
@@ -30,50 +39,15 @@ SHARD_BYTES_A_SECOND: Final = 2 << 20
 ITERATOR_SECONDS: Final = 270.0
 """An iterator lives 300 s; one this old is not tried any more."""
 
-FIRST_BACKOFF_SECONDS: Final = 0.5
-LAST_BACKOFF_SECONDS: Final = 30.0
+_LOG = logging.getLogger("adtally.kinesis")
 
-_BUSY: Final = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "LimitExceededException",
-        "KMSThrottlingException",
-        "ThrottlingException",
-        "Throttling",
-        "RequestLimitExceeded",
-    }
-)
-_EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
-_CHANGING: Final = "ResourceInUseException"
-"""The stream is being made, or its shards are being changed."""
-
-
-class KinesisSourceError(RuntimeError):
-    """Reading cannot go on without a person; the message says what to do."""
-
-
-class StreamMissing(KinesisSourceError):
-    """There is no such stream."""
-
-
-class StreamRecreated(KinesisSourceError):
-    """A stream of the same name, but not the one that was being read."""
-
-
-class DataLoss(KinesisSourceError):
-    """Records left the stream before they were read."""
-
-
-class ShardGone(Exception):
-    """The stream does not have the shard, or the position in it, any more."""
-
-
-class IteratorExpired(Exception):
-    """A new iterator is needed; nothing is lost."""
-
-
-class NotYet(Exception):
-    """The start time is still ahead for the stream's clock; ours may be fast."""
+_ANSWERS: Final = {
+    "describe_stream_summary": "StreamDescriptionSummary",
+    "get_records": "Records",
+    "get_shard_iterator": "ShardIterator",
+    "list_shards": "Shards",
+}
+"""What an answer has: botocore takes one whose body was lost for an answer with nothing in it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +60,9 @@ class KinesisConfig:
         endpoint_url: of a VPC endpoint or an emulator; empty for AWS itself.
         call_seconds: least time between two calls for one shard.
         shard_bytes_a_second: read no faster than this from one shard.
+
+    Raises:
+        ValueError: the endpoint is no URL, or holds a password.
     """
 
     stream: str
@@ -93,6 +70,10 @@ class KinesisConfig:
     endpoint_url: str = ""
     call_seconds: float = CALL_SECONDS
     shard_bytes_a_second: int = SHARD_BYTES_A_SECOND
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url:
+            check_url("--kinesis-endpoint", self.endpoint_url)
 
     @property
     def name(self) -> str:
@@ -108,6 +89,13 @@ class KinesisConfig:
 
 def connect(config: KinesisConfig) -> Any:
     """A boto3 client. It tries nothing again by itself: the source counts and waits."""
+    if is_plain(config.endpoint_url):
+        warn_once(
+            _LOG,
+            f"{config.endpoint_url} is not encrypted: events, and the token of temporary "
+            f"credentials, can be read on the way; write https://",
+        )
+    quiet_aws()
     session = boto3.session.Session()
     return session.client(
         "kinesis",
@@ -156,6 +144,12 @@ class Kinesis:
     config: KinesisConfig
     client: Any
     clock: Callable[[], float] = field(default=time.time)
+    _told_ms: int | None = field(default=None, init=False)
+
+    def now_ms(self) -> int:
+        """Our clock, or the server's at its last answer if that is earlier."""
+        ours = round(self.clock() * 1000)
+        return ours if self._told_ms is None else min(ours, self._told_ms)
 
     def created_ms(self) -> int:
         """When the stream was made, which tells it from another of the same name."""
@@ -242,21 +236,21 @@ class Kinesis:
             records,
             answer.get("NextShardIterator"),
             int(answer.get("MillisBehindLatest") or 0),
-            self._asked_ms(answer),
+            self.now_ms(),
             sum(len(record.data) for record in records),
         )
 
-    def _asked_ms(self, answer: dict[str, Any]) -> int:
-        """A worker's clock may be wrong; the watermark must not follow it into the future."""
-        ours = round(self.clock() * 1000)
+    def _note_time(self, answer: dict[str, Any]) -> None:
+        """A worker's clock may be wrong, and neither the watermark nor what is taken for lost
+        must follow it into the future."""
         told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-        if told is None:
-            return ours
-        return min(ours, round(email.utils.parsedate_to_datetime(told).timestamp() * 1000))
+        self._told_ms = (
+            round(email.utils.parsedate_to_datetime(told).timestamp() * 1000) if told else None
+        )
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         try:
-            return getattr(self.client, operation)(**arguments)
+            answer = getattr(self.client, operation)(**arguments)
         except botocore.exceptions.ClientError as error:
             raise self._sorted(error, operation, arguments) from error
         except botocore.exceptions.NoCredentialsError as error:
@@ -264,6 +258,19 @@ class Kinesis:
                 f"no AWS credentials to read {self.config.stream} with; set them as boto3 "
                 f"expects (environment, profile, or the role of the machine)."
             ) from error
+        except botocore.exceptions.SSLError as error:
+            why = refusal(error, AWS_AUTHORITY)
+            if not why:
+                raise
+            raise KinesisSourceError(
+                f"{self.config.stream} at {self.config.endpoint_url or 'AWS'} is not read: {why}"
+            ) from error
+        if _ANSWERS[operation] not in answer:
+            raise botocore.parsers.ResponseParserError(
+                f"{operation} was answered without {_ANSWERS[operation]}"
+            )
+        self._note_time(answer)
+        return answer
 
     def _sorted(self, error: Any, operation: str, arguments: dict[str, Any]) -> Exception:
         code = error.response.get("Error", {}).get("Code", "")
@@ -288,38 +295,6 @@ class Kinesis:
             f"Reading needs kinesis:DescribeStreamSummary, ListShards, GetShardIterator and "
             f"GetRecords."
         )
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether an error goes away by itself: throttled, overloaded, unreachable, cut off."""
-    if isinstance(error, botocore.exceptions.ClientError):
-        code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        passing = code in _BUSY or code in _EXPIRED_CREDENTIALS or code == _CHANGING
-        return passing or status == 429 or status >= 500
-    return isinstance(
-        error,
-        NotYet
-        | botocore.exceptions.ConnectionError
-        | botocore.exceptions.HTTPClientError
-        | botocore.exceptions.CredentialRetrievalError
-        | botocore.parsers.ResponseParserError
-        | OSError,
-    )
-
-
-def is_throttling(error: BaseException) -> bool:
-    """Whether we were asked to be slower."""
-    return (
-        isinstance(error, botocore.exceptions.ClientError)
-        and error.response.get("Error", {}).get("Code", "") in _BUSY
-    )
-
-
-def backoff_seconds(attempt: int) -> float:
-    """Full jitter (AWS, "Exponential Backoff And Jitter"), for the ``attempt``-th from 1."""
-    limit = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
-    return random.uniform(limit / 2, limit)
 
 
 def _shard(item: dict[str, Any]) -> Shard:

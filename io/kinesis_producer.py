@@ -10,7 +10,9 @@ import botocore.exceptions
 import tenacity
 import xxhash
 
-from adtally.io.kinesis_client import KinesisConfig, connect, is_passing
+from adtally.io.endpoints import AWS_AUTHORITY, refusal
+from adtally.io.kinesis_client import KinesisConfig, connect
+from adtally.io.kinesis_errors import is_passing
 
 RECORDS_A_CALL: Final = 500
 BYTES_A_CALL: Final = 4 << 20
@@ -102,7 +104,8 @@ def _put(client: Any, config: KinesisConfig, entries: list[Entry]) -> None:
                 if left:
                     raise _Left(f"{len(left)} records were refused for {GIVE_UP_SECONDS:.0f} s")
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise PutError(f"{config.stream} takes no records: {error}") from error
+        why = refusal(error, AWS_AUTHORITY)
+        raise PutError(f"{config.stream} takes no records: {why or error}") from error
 
 
 class _Left(PutError):

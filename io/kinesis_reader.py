@@ -10,13 +10,10 @@ from typing import Final
 
 import msgspec
 
-from adtally.io.kinesis_client import (
-    ITERATOR_SECONDS,
+from adtally.io.kinesis_client import ITERATOR_SECONDS, Kinesis, Polled, Record
+from adtally.io.kinesis_errors import (
     DataLoss,
     IteratorExpired,
-    Kinesis,
-    Polled,
-    Record,
     ShardGone,
     StreamRecreated,
     backoff_seconds,
@@ -198,7 +195,7 @@ class GroupReader:
 
     def _in_doubt(self, position: Position) -> bool:
         """Whether retention may have taken something between the position and the next read."""
-        age_ms = self._kinesis.clock() * 1000 - position.settled_ms
+        age_ms = self._kinesis.now_ms() - position.settled_ms
         if age_ms < SHORTEST_RETENTION_MS - _MARGIN_MS:
             return False
         if position.sequence:

@@ -16,6 +16,7 @@ from typing import Final
 
 from adtally.io.decompress import EXPANSION, SUFFIXES
 from adtally.io.files import find
+from adtally.io.local_files import FolderUnreadable, oddities, special
 
 BLOCK_BYTES: Final = 64 << 20
 """Uncompressed bytes of a block: the unit of work of one worker, and of one event-log file."""
@@ -105,31 +106,46 @@ def list_files(inputs: Sequence[str]) -> tuple[list[LogFile], list[str]]:
     """Find the files behind paths, directories and patterns, on disk and in object stores.
 
     Returns:
-        The files in order of their address, each once, and the paths passed over because their
-        names do not look like logs (only directories are filtered so).
+        The files in order of their address, each once, and the paths passed over, with why: their
+        names do not look like logs, or they are links to folders, pipes and the like (only
+        directories are filtered so).
 
     Raises:
-        NoInput: a pattern matches nothing, or nothing that can be read.
+        NoInput: a pattern matches nothing, or nothing that can be read, or a folder cannot be
+            listed: its logs would be missing without a word.
     """
     found: dict[str, LogFile] = {}
-    passed_over: set[str] = set()
+    passed_over: dict[str, str] = {}
     for pattern in inputs:
         named, matches = _match(pattern)
         usable = 0
+        try:
+            odd = {} if named else oddities(absolute(pattern))
+        except FolderUnreadable as error:
+            raise NoInput(str(error)) from error
         for path, size in matches:
             file = describe(path, size, named=named)
             if file is None:
-                passed_over.add(path)
+                passed_over[path] = "no log by its name"
+            elif (kind := special(path)) and named:
+                raise NoInput(
+                    f"input {path!r} is {kind}, which may never end, and cannot be read again when "
+                    f"something fails; nothing was read. Write it to a file first."
+                )
+            elif kind:
+                odd[path] = kind
             else:
                 usable += 1
                 found[file.path] = file
+        passed_over |= odd
         if not usable:
             raise NoInput(
                 f"input {pattern!r} matches no log file "
                 f"({len(matches)} other files there); nothing would be read. Name a directory, a "
                 f"file, or a quoted pattern such as 'logs/**.jsonl.gz'."
             )
-    return sorted(found.values()), sorted(passed_over - found.keys())
+    others = passed_over.keys() - found.keys()
+    return sorted(found.values()), sorted(f"{path} ({passed_over[path]})" for path in others)
 
 
 def _match(pattern: str) -> tuple[bool, list[tuple[str, int]]]:

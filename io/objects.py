@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
+import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, S3Options
 
 _S3_ENCRYPTION: Final = ("AES256", "aws:kms", "aws:kms:dsse")
+_SECRETS: Final = frozenset({"s3_access_key_id", "s3_secret_access_key", "s3_session_token"})
 _GCS_KEY: Final = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 
 
@@ -76,6 +78,40 @@ class Store(Protocol):
         """Remove objects; one that is not there is fine."""
 
 
+class Storing(beam.DoFn):
+    """A DoFn that reaches files from any worker: it carries Beam's options for storage with it.
+
+    A worker pool starts its workers without options (Beam 2.77): the endpoint, and what objects
+    are to be encrypted with, would be missing there without a word. Credentials are not carried;
+    workers have their own.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_storage": carried_options()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        given = dict(state)
+        use_carried(given.pop("_storage"))
+        self.__dict__.update(given)
+
+
+def carried_options() -> dict[str, Any]:
+    """Beam's options for storage that were given, without secrets."""
+    views = (S3Options, EncryptionOptions, GoogleCloudOptions)
+    found = {name: value for view in views for name, value in _given(view).items()}
+    return {name: value for name, value in found.items() if name not in _SECRETS}
+
+
+def use_carried(options: dict[str, Any]) -> None:
+    """Let filesystems know options, where Beam has not told them itself."""
+    if isinstance(FileSystems._pipeline_options, _Carried | None):
+        FileSystems.set_options(_Carried([], **options))
+
+
+class _Carried(PipelineOptions):
+    """Options that came with the graph."""
+
+
 def split(path: str) -> tuple[str, str]:
     """Bucket and key of ``SCHEME://BUCKET/KEY``."""
     bucket, _, key = path.partition("://")[2].partition("/")
@@ -119,9 +155,13 @@ def check_encryption() -> None:
 
 def given_settings(view: Any) -> str:
     """The options of a class of options, as a text that can be a key."""
+    return json.dumps(_given(view), default=str)
+
+
+def _given(view: Any) -> dict[str, Any]:
     options = storage_options().view_as(view)
     found = {name: getattr(options, name) for name in _names(view)}
-    return json.dumps({k: v for k, v in found.items() if v is not None}, default=str)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @functools.lru_cache(maxsize=4)

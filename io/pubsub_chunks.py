@@ -19,7 +19,9 @@ def to_chunk(batch: PubSubBatch, id_attribute: str = "", attributes_field: str =
 
     A message holds one event, or several on lines of their own. Its address is
     ``pubsub://TOPIC/ID``, the same however often it is delivered, and by whichever subscription;
-    with an id attribute ``pubsub://TOPIC/ATTRIBUTE=VALUE``, the same however often it is published.
+    with an id attribute ``pubsub://TOPIC/ATTRIBUTE=VALUE/HASH``, the same however often it is
+    published. ``HASH`` (128 bits of its data) keeps those apart that say other things under one
+    value: two records at one address could be taken one for the other.
     Positions are byte offsets in the message as it was published.
 
     Args:
@@ -34,7 +36,8 @@ def to_chunk(batch: PubSubBatch, id_attribute: str = "", attributes_field: str =
     for message in batch.messages:
         name = message.id
         if id_attribute and message.attributes.get(id_attribute):
-            name = f"{id_attribute}={message.attributes[id_attribute]}"
+            content = xxhash.xxh3_128_hexdigest(message.data)
+            name = f"{id_attribute}={message.attributes[id_attribute]}/{content}"
         source = f"pubsub://{batch.topic}/{name}"
         for offset, line in _lines(message, attributes_field):
             segments.append(Segment(size, source, offset, message.published_ms))
@@ -57,7 +60,8 @@ def _lines(message: Message, attributes_field: str) -> Iterator[tuple[int, bytes
         return
     given = msgspec.json.encode({attributes_field: message.attributes}, order="deterministic")[:-1]
     offset = 0
-    for line in data.splitlines(keepends=True):
+    for line in data.removesuffix(b"\n").split(b"\n"):  # and not at CR, as splitlines does
+        line += b"\n"
         start, brace, rest = line.partition(b"{")
         if not brace or start.strip():
             yield offset, line  # no object, so a dead letter as it came

@@ -15,6 +15,8 @@ import grpc
 from google.api_core import exceptions, retry
 from google.rpc.error_details_pb2 import ErrorInfo
 
+from adtally.io.endpoints import on_this_machine, refusal, warn_once
+
 MESSAGES_A_PULL: Final = 1_000
 """What one pull may give; the service gives no more than that."""
 
@@ -291,7 +293,7 @@ def connect_publisher(endpoint: str = "") -> Any:
 
 def is_passing(error: BaseException) -> bool:
     """Whether time mends it."""
-    return isinstance(error, PASSING)
+    return isinstance(error, PASSING) and not refusal(error, "")
 
 
 def failures(error: exceptions.GoogleAPIError) -> dict[str, str]:
@@ -307,7 +309,10 @@ def failures(error: exceptions.GoogleAPIError) -> dict[str, str]:
 
 
 def _plain(endpoint: str) -> grpc.Channel:
-    """An emulator speaks without TLS; messages may be larger than gRPC's usual limit."""
+    """An emulator speaks without TLS, and gets no credentials; messages may be larger than gRPC's
+    usual limit."""
+    if not on_this_machine(endpoint.rpartition(":")[0].strip("[]")):
+        warn_once(_LOG, f"{endpoint} is not encrypted: messages can be read on the way")
     unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
     return grpc.insecure_channel(endpoint, options=unlimited)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from google.api_core import exceptions
 
-from adtally.io.kinesis_client import backoff_seconds
+from adtally.io.kinesis_errors import backoff_seconds
 from adtally.io.pubsub_client import (
     MESSAGES_A_PULL,
     Message,

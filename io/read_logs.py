@@ -8,12 +8,13 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import BinaryIO, Final
 
 import tenacity
 
 from adtally.io.decompress import READ_BYTES, BrokenFile, decompressed
 from adtally.io.files import open_file
+from adtally.io.limits import Limits
 from adtally.io.logs import Block, Span
 
 CHUNK_BYTES: Final = 8 << 20
@@ -21,6 +22,7 @@ CHUNK_BYTES: Final = 8 << 20
 about four times this."""
 
 READ_ATTEMPTS: Final = 4
+_TAIL_BYTES: Final = 64 << 10  # read at a time to find a line end
 _BOM: Final = b"\xef\xbb\xbf"
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +50,14 @@ class UnreadableFile:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class CutLine:
+    """A line too long to be held: of the chunk's line at an offset, how long it is in its file."""
+
+    chunk_offset: int
+    line_bytes: int
+
+
 @dataclass(slots=True)
 class LogChunk:
     """Whole lines of JSON from one or more files of a block.
@@ -58,6 +68,7 @@ class LogChunk:
         data: the bytes; every line ends with a line feed.
         segments: where they came from, by rising ``chunk_offset``.
         unreadable: files that failed while this chunk was read.
+        cut: lines of which the chunk holds the begin, one byte more than a record may have.
         stored_bytes: bytes of the files as stored, for progress.
         files: files finished within this chunk, for progress.
         watermark_ms: of the stream when it gave the lines, where it may give lines behind it;
@@ -69,29 +80,43 @@ class LogChunk:
     data: bytes = b""
     segments: list[Segment] = field(default_factory=list)
     unreadable: list[UnreadableFile] = field(default_factory=list)
+    cut: list[CutLine] = field(default_factory=list)
     stored_bytes: int = 0
     files: int = 0
     watermark_ms: int | None = None
 
 
-def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChunk]:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Whole lines from an offset on, or the begin of one line of ``line_bytes``."""
+
+    offset: int
+    data: bytes
+    line_bytes: int = 0
+
+
+def read_chunks(
+    block: Block, chunk_bytes: int = CHUNK_BYTES, limits: Limits | None = None
+) -> Iterator[LogChunk]:
     """Read a block of JSON logs as chunks of whole lines, never losing the rest of a file.
 
     A file that cannot be opened or read, after retries, becomes an ``UnreadableFile``; what was
-    read of it before stays. Line ends are added where a file's last line has none.
+    read of it before stays. Line ends are added where a file's last line has none. Of a line that
+    is longer than a chunk and than ``limits`` allow, the rest is passed over.
     """
+    limits = limits or Limits()
     pieces: list[bytes] = []
     size = 0
     chunk = LogChunk(block.name, 0)
     for span in block.spans:
-        for item in _lines_of(span, chunk_bytes):
-            if isinstance(item, UnreadableFile):
-                chunk.unreadable.append(item)
+        for part in _parts_of(span, chunk_bytes, limits):
+            if isinstance(part, UnreadableFile):
+                chunk.unreadable.append(part)
                 continue
-            offset, data = item
-            if not data.endswith(b"\n"):
-                data += b"\n"
-            chunk.segments.append(Segment(size, span.file.path, offset))
+            data = part.data if part.data.endswith(b"\n") else part.data + b"\n"
+            chunk.segments.append(Segment(size, span.file.path, part.offset))
+            if part.line_bytes:
+                chunk.cut.append(CutLine(size, part.line_bytes))
             pieces.append(data)
             size += len(data)
             if size >= chunk_bytes:
@@ -104,34 +129,47 @@ def read_chunks(block: Block, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LogChu
     yield chunk
 
 
-def _lines_of(span: Span, chunk_bytes: int) -> Iterator[tuple[int, bytes] | UnreadableFile]:
-    """Yield (offset, lines) of a span, and what went wrong as an ``UnreadableFile``.
+def _parts_of(span: Span, chunk_bytes: int, limits: Limits) -> Iterator[_Part | UnreadableFile]:
+    """Yield the lines of a span, and what went wrong as an ``UnreadableFile``.
 
     The last line may lack its end. The position of what went wrong is that of the first byte that
     was not read.
     """
     position = span.start
     try:
-        for position, data in _whole_lines(_pieces(span), chunk_bytes):
-            yield position, data
-            position += len(data)
+        for part in _whole_lines(_pieces(span, limits), chunk_bytes, limits.record_bytes):
+            yield part
+            position = part.offset + (part.line_bytes or len(part.data))
     except BrokenFile as error:
-        yield UnreadableFile(span.file.path, position, "broken_file", str(error))
+        yield UnreadableFile(span.file.path, position, error.error_type, str(error))
     except OSError as error:
         message = f"cannot be read after {READ_ATTEMPTS} attempts: {error}"
         yield UnreadableFile(span.file.path, position, "unreadable_file", message)
 
 
 def _whole_lines(
-    pieces: Iterator[tuple[int, bytes]], chunk_bytes: int
-) -> Iterator[tuple[int, bytes]]:
-    """Cut a stream of (offset, bytes) at line ends into parts of about ``chunk_bytes``."""
+    pieces: Iterator[tuple[int, bytes]], chunk_bytes: int, longest: int
+) -> Iterator[_Part]:
+    """Cut a stream of (offset, bytes) at line ends into parts of about ``chunk_bytes``.
+
+    A line that no part can hold is given up to one byte more than ``longest``, when its end is
+    found: memory stays bounded whatever a file holds.
+    """
     offset = 0
     held: list[bytes] = []
     size, limit = 0, chunk_bytes
+    passed = 0  # length so far of a line that is too long, of which `held` is the begin
     error: BrokenFile | OSError | None = None
     try:
         for at, piece in pieces:
+            if passed:
+                end = piece.find(b"\n")
+                passed += len(piece) if end < 0 else end
+                if end < 0:
+                    continue
+                yield _Part(*_without_mark(offset, held[0]), passed)
+                at, piece = at + end + 1, piece[end + 1 :]
+                held, size, passed = [], 0, 0
             if not held:
                 offset = at
             held.append(piece)
@@ -140,15 +178,17 @@ def _whole_lines(
                 data = b"".join(held)
                 end = data.rfind(b"\n") + 1
                 if end:
-                    yield _without_mark(offset, data[:end])
+                    yield _Part(*_without_mark(offset, data[:end]))
                     offset += end
                 held, size = [data[end:]], len(data) - end
                 limit = max(chunk_bytes, 2 * size)  # a very long line is joined few times
+                if size > max(longest, chunk_bytes):
+                    held, passed, limit = [data[end : end + longest + 1]], size, chunk_bytes
     except (BrokenFile, OSError) as failure:
         error = failure
     offset, data = _without_mark(offset, b"".join(held))
     if data:
-        yield offset, data
+        yield _Part(offset, data, passed)
     if error is not None:
         raise error
 
@@ -160,7 +200,7 @@ def _without_mark(offset: int, data: bytes) -> tuple[int, bytes]:
     return offset, data
 
 
-def _pieces(span: Span) -> Iterator[tuple[int, bytes]]:
+def _pieces(span: Span, limits: Limits) -> Iterator[tuple[int, bytes]]:
     """(offset, uncompressed bytes) of a span, read again without what came when reading fails."""
     reached = 0
     for attempt in tenacity.Retrying(
@@ -171,7 +211,7 @@ def _pieces(span: Span) -> Iterator[tuple[int, bytes]]:
         before_sleep=tenacity.before_sleep_log(_LOG, logging.WARNING),
     ):
         with attempt, _errors_of_reading():
-            for at, piece in _file_bytes(span) if span.end < 0 else _range_bytes(span):
+            for at, piece in _span_bytes(span, limits):
                 end = at + len(piece)
                 if end > reached:
                     fresh = max(at, reached)
@@ -190,30 +230,61 @@ def _errors_of_reading() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _file_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
+def _span_bytes(span: Span, limits: Limits) -> Iterator[tuple[int, bytes]]:
+    return _file_bytes(span, limits) if span.end < 0 else _range_bytes(span)
+
+
+def _file_bytes(span: Span, limits: Limits) -> Iterator[tuple[int, bytes]]:
     """All bytes of a file."""
     at = 0
     with open_file(span.file.path) as file:
-        for piece in decompressed(file, span.file.compression):
+        for piece in decompressed(file, span.file.compression, limits):
             yield at, piece
             at += len(piece)
 
 
 def _range_bytes(span: Span) -> Iterator[tuple[int, bytes]]:
-    """Lines that begin within ``[start, end)`` of a plain file."""
+    """Lines that begin within ``[start, end)`` of a plain file.
+
+    A line over many ranges is read by the one that it begins in; the others read their own bytes.
+    """
     with open_file(span.file.path) as file:
-        position = span.start
+        position, data = span.start, b""
         if position:
-            file.seek(position - 1)
-            position += len(file.readline()) - 1
+            position -= 1
+            file.seek(position)
+            while (found := data.find(b"\n")) < 0:
+                position += len(data)
+                if position >= span.end:
+                    return
+                data = file.read(_TAIL_BYTES)
+                if not data:
+                    return
+            position, data = position + found + 1, data[found + 1 :]
         while position < span.end:
-            data = file.read(min(READ_BYTES, span.end - position))
+            room = span.end - position
+            data = data or file.read(min(READ_BYTES, room))
             if not data:
                 return
-            if position + len(data) >= span.end and not data.endswith(b"\n"):
-                data += file.readline()
+            if len(data) >= room:
+                yield from _to_line_end(file, position, data, room - 1)
+                return
             yield position, data
-            position += len(data)
+            position, data = position + len(data), b""
+
+
+def _to_line_end(
+    file: BinaryIO, position: int, data: bytes, begin: int
+) -> Iterator[tuple[int, bytes]]:
+    """``data``, and what follows in the file, up to the first line end from ``begin`` on."""
+    while data:
+        end = data.find(b"\n", begin)
+        if end >= 0:
+            yield position, data[: end + 1]
+            return
+        yield position, data
+        position, begin = position + len(data), 0
+        data = file.read(_TAIL_BYTES)
 
 
 def prefetched(chunks: Iterator[LogChunk], depth: int = 1) -> Iterator[LogChunk]:

@@ -13,17 +13,23 @@ WITH cut AS (
     FROM ${view} WHERE window_seconds = of_seconds
 ), placed AS (
     SELECT * EXCLUDE (window_start, window_end, window_seconds, local_start),
+        window_start AS base_start,
         local_start AT TIME ZONE zone AS window_start,
         CASE WHEN window_end <= (local_start + ('1 ' || grain)::INTERVAL) AT TIME ZONE zone
             THEN (local_start + ('1 ' || grain)::INTERVAL) AT TIME ZONE zone
             ELSE error('windows of ' || of_seconds || ' s do not fit into one ' || grain
                 || ' of ' || zone || '; roll up by something longer') END AS window_end
     FROM cut
+), windows AS (  -- what each advertiser's had seen, the same for all of its rows
+    SELECT window_start, advertiser_id, sum(seen) AS seen FROM (
+        SELECT window_start, base_start, advertiser_id, max(version & ${seen_mask}) AS seen
+        FROM placed GROUP BY ALL
+    ) GROUP BY ALL
 ), merged AS (
     SELECT window_start, window_end, ${row}, ${sums},
         list_sort(list_distinct(flatten(list(unique_user_hashes))))[:${k}] AS unique_user_hashes,
         min(first_event_at) AS first_event_at, max(last_event_at) AS last_event_at,
-        max(generation) AS generation, sum(version & ${seen_mask}) AS seen
+        max(generation) AS generation
     FROM placed GROUP BY ALL
 )
 SELECT window_start, window_end,
@@ -36,4 +42,4 @@ SELECT window_start, window_end,
     unique_user_hashes, first_event_at, last_event_at,
     window_end + to_seconds(${allowed_lateness_seconds}) AS final_after,
     generation, ((generation << ${generation_bits}) + seen)::BIGINT AS version
-FROM merged;
+FROM merged JOIN windows USING (window_start, advertiser_id);

@@ -7,24 +7,75 @@ import copy as copying
 import datetime
 import functools
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from apache_beam.options.pipeline_options import S3Options
+from apache_beam.utils.retry import PermanentException
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
-from adtally.io.objects import Entry, encryption, given_settings, split
+from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, quiet_aws, refusal, warn_once
+from adtally.io.objects import Entry, encryption, given_settings, split, storage_options
 
 SCHEME: Final = "s3"
 
 ATTEMPTS: Final = 10
 """Of each request; waits double up to 20 s, so some 50 s in all. ``AWS_MAX_ATTEMPTS`` sets it."""
 
+_LOG = logging.getLogger("adtally.s3")
 _DELETED_AT_ONCE: Final = 1_000  # what S3 takes
 _ABSENT: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class StorageError(ValueError):
+    """Options for S3 that would show what nobody should see; the message says what to do."""
+
+
+def check_reach() -> None:
+    """Refuse options of Beam that tell secrets, or send what nobody else should read.
+
+    A secret among them would be in the list of processes, in the options of a job, and in what
+    Flink shows of it.
+
+    Raises:
+        StorageError: names the option, and not its value.
+    """
+    given = storage_options().view_as(S3Options)
+    for name, instead in (
+        ("s3_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+        ("s3_session_token", "AWS_SESSION_TOKEN"),
+    ):
+        if getattr(given, name) is not None:
+            raise StorageError(
+                f"--{name} would be seen in the list of processes and in the job; leave it out, "
+                f"and set {instead}, AWS_PROFILE, or the role of the machine."
+            )
+    if given.s3_disable_ssl:
+        raise StorageError(
+            "--s3_disable_ssl would have objects, and the token of temporary credentials, read on "
+            "the way; leave it out. A server of your own without TLS is --s3_endpoint_url=http://."
+        )
+    if given.s3_verify is not None and not Path(given.s3_verify).is_file():
+        raise StorageError(
+            f"--s3_verify={given.s3_verify} is no file, and certificates are always verified; give "
+            f"the PEM file of the authority that signed them."
+        )
+    if given.s3_endpoint_url is not None:
+        try:
+            check_url("--s3_endpoint_url", given.s3_endpoint_url)
+        except ValueError as error:
+            raise StorageError(str(error)) from error
+        if is_plain(given.s3_endpoint_url):
+            warn_once(
+                _LOG,
+                f"{given.s3_endpoint_url} is not encrypted: objects, and the token of temporary "
+                f"credentials, can be read on the way; write https://",
+            )
 
 
 def open_object(path: str) -> BinaryIO:
@@ -37,7 +88,8 @@ def open_object(path: str) -> BinaryIO:
     from apache_beam.io.aws.s3io import S3IO
 
     own = copying.copy(_client())  # it remembers where in which object it reads
-    file: BinaryIO = S3IO(client=own).open(path, "rb")
+    with _told(f"{path} cannot be read"):
+        file: BinaryIO = S3IO(client=own).open(path, "rb")
     return file
 
 
@@ -161,8 +213,8 @@ def _told(what: str) -> Iterator[None]:
     """Errors of boto3 as OSError, with what they mean."""
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise OSError(f"{what}: {error}") from error
+    except (Boto3Error, BotoCoreError, ClientError, PermanentException) as error:
+        raise OSError(f"{what}: {refusal(error, AWS_AUTHORITY) or error}") from error
 
 
 def _boto3() -> Any:
@@ -187,8 +239,9 @@ def _made_client(settings: str, mode: str, attempts: int) -> Any:
     from apache_beam.io.aws.clients.s3 import boto3_client
     from botocore.config import Config
 
+    quiet_aws()
     given = json.loads(settings)
-    made = boto3_client.Client(given)
+    made: Any = boto3_client.Client(given)
     session = botocore.session.get_session()
     parsers = session.get_component("response_parser_factory")
     parsers.set_parser_defaults(timestamp_parser=_time)
@@ -204,4 +257,23 @@ def _made_client(settings: str, mode: str, attempts: int) -> Any:
         aws_session_token=given.get("s3_session_token"),
         config=Config(retries={"mode": mode, "total_max_attempts": attempts}),
     )
+    # boto3 and Beam take a certificate for a connection that was lost, and try for minutes.
+    made.client.meta.events.register_first("needs-retry.s3", _end_where_tls_is_refused)
+    made.get_object_metadata = functools.partial(_asked, made.get_object_metadata)
     return made
+
+
+def _end_where_tls_is_refused(caught_exception: Exception | None, **_: Any) -> None:
+    if caught_exception is not None and refusal(caught_exception, AWS_AUTHORITY):
+        raise caught_exception
+
+
+def _asked(ask: Callable[[Any], Any], request: Any) -> Any:
+    from apache_beam.io.aws.clients.s3.messages import S3ClientError
+
+    try:
+        return ask(request)
+    except S3ClientError as error:
+        if refusal(error, AWS_AUTHORITY):
+            raise PermanentException(str(error)) from error
+        raise

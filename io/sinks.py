@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
 import polars as pl
@@ -23,6 +23,7 @@ from adtally.io.event_log import arrival_notes, reached_by_readers
 from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
+from adtally.io.objects import Storing
 from adtally.io.parquet import (
     LOG_ROW_GROUP_ROWS,
     LogWriter,
@@ -31,6 +32,12 @@ from adtally.io.parquet import (
     write_table,
 )
 from adtally.io.sources import NAMESPACE
+
+LETTER_FILE_BYTES: Final = 32 << 20
+"""Of payloads and envelopes in memory before a file of dead letters is written: all of a block may
+fail, and a compressed one may hold gigabytes."""
+
+_ENVELOPE_BYTES: Final = 400
 
 
 @dataclass
@@ -65,7 +72,7 @@ class WriteEventLog(beam.PTransform):
         return events | "Write log" >> beam.ParDo(_WriteLog(self.folder))
 
 
-class _WriteLog(beam.DoFn):
+class _WriteLog(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._writer: LogWriter | None = None
@@ -98,7 +105,7 @@ def _block(events: pa.Table) -> str:
     return tag(events, "block")
 
 
-class _WriteLogPane(beam.DoFn):
+class _WriteLogPane(Storing):
     """Writes what was collected for a key: one file for each hour that it has events of."""
 
     def __init__(self, folder: str, flush: Flush) -> None:
@@ -174,7 +181,7 @@ class WriteToParquet(beam.PTransform):
         )
 
 
-class _WriteTables(beam.DoFn):
+class _WriteTables(Storing):
     def __init__(self, folder: str, job: str, rows_counter: str) -> None:
         self._folder = folder
         self._job = job
@@ -194,7 +201,7 @@ def _nowhere(element: Any) -> str:
     return ""
 
 
-class _WriteTablesPane(beam.DoFn):
+class _WriteTablesPane(Storing):
     def __init__(self, folder: str, flush: Flush, rows_counter: str) -> None:
         self._folder = folder
         self._flush = flush
@@ -234,9 +241,9 @@ def split_by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 class WriteDeadLetters(beam.PTransform):
     """Write dead letters below ``folder`` as ``date=/BLOCK-SEQUENCE.jsonl.gz``.
 
-    Guarantee: at least once, as the event log: one file per block of input, whole when the bundle
-    ends, under the same name when it is run again. With ``flush``, letters of a stream are
-    collected first and files named JOB-KEY-PANE-DIGEST.
+    Guarantee: at least once, as the event log: one file per block of input, or several large ones,
+    whole when the bundle ends, under the same names when it is run again. With ``flush``, letters
+    of a stream are collected first and files named JOB-KEY-PANE-DIGEST.
     """
 
     folder: str
@@ -255,40 +262,40 @@ class WriteDeadLetters(beam.PTransform):
         return letters | "Write letters" >> beam.ParDo(_WriteLetters(self.folder))
 
 
-class _WriteLetters(beam.DoFn):
+class _WriteLetters(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._held: LetterBatch | None = None
+        self._name = ""
+        self._letters: list[DeadLetter] = []
 
     def setup(self) -> None:
         self._written = Metrics.counter(NAMESPACE, "dead_letters_written")
 
     def start_bundle(self) -> None:
-        self._held = None
+        self._block, self._letters, self._bytes = "", [], 0
 
     def process(self, batch: LetterBatch) -> None:
-        held = self._held
-        if held is not None and held.block == batch.block:
-            self._held = LetterBatch(held.block, held.sequence, held.letters + batch.letters)
-        else:
+        if batch.block != self._block or self._bytes >= LETTER_FILE_BYTES:
             self._write()
-            self._held = batch
+            self._block, self._name = batch.block, f"{batch.block}-{batch.sequence:05d}"
+        self._letters += batch.letters
+        self._bytes += sum(_ENVELOPE_BYTES + len(letter.payload) for letter in batch.letters)
 
     def finish_bundle(self) -> None:
         self._write()
 
     def _write(self) -> None:
-        batch, self._held = self._held, None
-        if batch is not None and batch.letters:
-            write_dead_letters(batch.letters, self._folder, f"{batch.block}-{batch.sequence:05d}")
-            self._written.inc(len(batch.letters))
+        letters, self._letters, self._bytes = self._letters, [], 0
+        if letters:
+            write_dead_letters(letters, self._folder, self._name)
+            self._written.inc(len(letters))
 
 
 def _lines(batch: LetterBatch) -> list[bytes]:
     return [encode_lines(batch.letters)]
 
 
-class _WriteLettersPane(beam.DoFn):
+class _WriteLettersPane(Storing):
     def __init__(self, folder: str, flush: Flush) -> None:
         self._folder = folder
         self._flush = flush

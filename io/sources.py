@@ -14,7 +14,9 @@ from apache_beam.metrics import Metrics
 from adtally.io import schema
 from adtally.io.arrow import with_tag
 from adtally.io.files import open_file
+from adtally.io.limits import Limits
 from adtally.io.logs import Block
+from adtally.io.objects import Storing
 from adtally.io.progress import Progress, ProgressWriter
 from adtally.io.read_logs import LogChunk, prefetched, read_chunks
 
@@ -29,10 +31,12 @@ class ReadLogs(beam.PTransform):
     Attributes:
         blocks: what to read, see :func:`adtally.io.logs.pack`.
         progress_folder: where workers on this machine leave their progress; empty for none.
+        limits: of what is read.
     """
 
     blocks: tuple[Block, ...]
     progress_folder: str = ""
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -42,13 +46,16 @@ class ReadLogs(beam.PTransform):
             pbegin
             | "List blocks" >> beam.Create(self.blocks, reshuffle=len(self.blocks) > 1)
             | "Read chunks"
-            >> beam.ParDo(_ReadChunks(self.progress_folder)).with_output_types(LogChunk)
+            >> beam.ParDo(_ReadChunks(self.progress_folder, self.limits)).with_output_types(
+                LogChunk
+            )
         )
 
 
-class _ReadChunks(beam.DoFn):
-    def __init__(self, progress_folder: str) -> None:
+class _ReadChunks(Storing):
+    def __init__(self, progress_folder: str, limits: Limits) -> None:
         self._progress_folder = progress_folder
+        self._limits = limits
 
     def setup(self) -> None:
         self._progress = ProgressWriter(self._progress_folder)
@@ -56,7 +63,7 @@ class _ReadChunks(beam.DoFn):
         self._bytes = Metrics.counter(NAMESPACE, "bytes_read")
 
     def process(self, block: Block) -> Iterator[LogChunk]:
-        for chunk in prefetched(read_chunks(block)):
+        for chunk in prefetched(read_chunks(block, limits=self._limits)):
             self._files.inc(chunk.files)
             self._bytes.inc(len(chunk.data))
             yield chunk
@@ -86,7 +93,7 @@ class ReadEventLog(beam.PTransform):
         )
 
 
-class _ReadBatches(beam.DoFn):
+class _ReadBatches(Storing):
     def __init__(self, progress_folder: str) -> None:
         self._progress_folder = progress_folder
 

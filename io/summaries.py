@@ -10,6 +10,7 @@ from typing import Final
 import polars as pl
 
 from adtally.io.files import join, list_paths, read_bytes
+from adtally.transforms.overflow import standing
 
 _FILES_AT_ONCE: Final = 16
 _DATE: Final = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/[^/]*\.parquet$")
@@ -40,7 +41,7 @@ class StoredSummaries:
         self, date: str, dimensions: Sequence[str], measures: Sequence[str]
     ) -> pl.DataFrame:
         """The rows of a day: of each window the generation that rules it, of each row its highest
-        version, as the view ``summaries`` has them.
+        version, none that was folded since, as the view ``summaries`` has them.
 
         Args:
             date: one of :attr:`dates`.
@@ -65,12 +66,14 @@ class StoredSummaries:
             ruling = windows.join(latest, on="window_start", how="left").with_columns(
                 ruling=pl.col("generation").fill_null(0)
             )
-        return (
+        latest = (
             stored.join(ruling.select("window_start", "ruling"), on="window_start")
             .filter(pl.col("generation") == pl.col("ruling"))
             .sort("version", descending=True)
             .unique(identity, keep="first", maintain_order=True)
-            .select(*identity, *measures)
+        )
+        return standing(latest, dimensions, ["advertiser_id", "window_start"]).select(
+            *identity, *measures
         )
 
 

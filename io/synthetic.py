@@ -5,6 +5,7 @@ The same configuration gives the same bytes on any machine.
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +78,8 @@ class GenerateConfig:
         if self.time_format not in TIME_FORMATS:
             raise GenerateError(f"time format {self.time_format!r} is none of {TIME_FORMATS}.")
         if self.start_ms % HOUR_MS:
-            raise GenerateError(f"start {self.start_ms} is no full hour in milliseconds.")
+            at = datetime.datetime.fromtimestamp(self.start_ms / 1000, datetime.UTC).isoformat()
+            raise GenerateError(f"start {at} is no full hour; give one, such as {at[:13]}:00Z.")
 
 
 def make_events(config: GenerateConfig) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from adtally.io.dead_letters import encode_lines
 from adtally.io.files import atomic_write, join, list_paths
 from adtally.io.generations import COMMIT_SCHEMA
 from adtally.io.parquet import write_table
+from adtally.transforms.overflow import OTHER
 from adtally.transforms.uniques import UNIQUES_K
 from adtally.transforms.windows import GENERATION_BITS, SEEN_MASK
 
@@ -71,12 +72,15 @@ def views_sql(
         window_ms=window_seconds * 1000,
         allowed_lateness_ms=allowed_lateness_seconds * 1000,
         identity=", ".join(identity),
+        void=_void(dimensions),
+        placed=", ".join(placed(dimensions)),
         events=scan(output, "events", schema.EVENT_SCHEMA),
         summaries=scan(output, "summaries", summary),
         flags=scan(output, "flags", schema.FLAG_SCHEMA),
         anomalies=scan(output, "anomalies", schema.ANOMALY_SCHEMA),
         verdicts=scan(output, "verdicts", schema.verdict_schema(dimensions)),
         adjusted=", ".join(f"sum({name})::BIGINT AS {name}" for name in schema.ADJUSTED),
+        moved=", ".join(f"sum(a.{name})::BIGINT AS {name}" for name in schema.ADJUSTED),
         row=", ".join(row),
         matched=" AND ".join(f"a.{name} IS NOT DISTINCT FROM s.{name}" for name in row),
         net=_net(),
@@ -104,6 +108,34 @@ def views_sql(
 def _template(name: str) -> string.Template:
     text = importlib.resources.files("adtally.io").joinpath(name).read_text(encoding="utf-8")
     return string.Template(text)
+
+
+def is_folded(dimensions: Sequence[str], prefix: str = "") -> str:
+    """SQL for whether a row of summaries is the one that others are folded into."""
+    others = [f"{prefix}{name} IS NOT DISTINCT FROM {quoted(OTHER)}" for name in dimensions]
+    return " AND ".join(others) or "false"
+
+
+def _void(dimensions: Sequence[str]) -> str:
+    """A join that leaves out rows of a lower version than the one that others were folded into."""
+    if not dimensions:
+        return ""
+    keys = ("advertiser_id", "window_seconds", "window_start", "generation")
+    same = " AND ".join(f"f.{key} = stored.{key}" for key in keys)
+    return f"""
+ANTI JOIN (
+    SELECT {", ".join(keys)}, max(version) AS version FROM stored
+    WHERE {is_folded(dimensions)} GROUP BY ALL
+) f ON {same} AND f.version > stored.version"""
+
+
+def placed(dimensions: Sequence[str]) -> list[str]:
+    """SQL for the row of summaries ``s`` that an adjustment ``a`` belongs to, joined to its own."""
+    folded = [
+        f"CASE WHEN s.advertiser_id IS NULL THEN {quoted(OTHER)} ELSE a.{name} END AS {name}"
+        for name in dimensions
+    ]
+    return ["a.advertiser_id AS advertiser_id", *folded, "a.currency AS currency"]
 
 
 def write_views(

@@ -44,7 +44,7 @@ CREATE OR REPLACE VIEW generations AS
 SELECT * FROM ${generations};
 
 -- Summaries as they stand: of each window the latest generation that covers it, of each row the
--- highest version. window_seconds tells base windows and roll-ups apart: never sum over both.
+-- highest version, and none that was folded into the row of all others since. window_seconds tells base windows and roll-ups apart: never sum over both.
 CREATE OR REPLACE VIEW summaries AS
 WITH stored AS (
     SELECT * FROM ${summaries}
@@ -56,7 +56,7 @@ WITH stored AS (
     GROUP BY w.window_seconds, w.window_start
 )
 SELECT stored.* FROM stored
-JOIN ruling USING (window_seconds, window_start, generation)
+JOIN ruling USING (window_seconds, window_start, generation)${void}
 QUALIFY row_number() OVER (
     PARTITION BY ${identity} ORDER BY version DESC
 ) = 1;
@@ -144,10 +144,22 @@ WITH own AS (
         ${adjusted}
     FROM adjustments CROSS JOIN (SELECT DISTINCT window_seconds FROM summaries)
     GROUP BY ALL
+), placed AS (  -- of a roll-up, some rows of base windows are in the row of all others
+    SELECT
+        ${placed},
+        a.generation,
+        a.window_seconds,
+        a.window_start,
+        ${moved}
+    FROM by_row a
+    LEFT JOIN summaries s
+        ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
+        AND a.generation = s.generation
+    GROUP BY ALL
 )
 SELECT s.* REPLACE (${net}), ${suspected}
 FROM summaries s
-LEFT JOIN by_row a
+LEFT JOIN placed a
     ON ${matched} AND a.window_seconds = s.window_seconds AND a.window_start = s.window_start
     AND a.generation = s.generation;
 

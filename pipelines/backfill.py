@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import math
@@ -14,13 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from adtally.io import generations, manifest
-from adtally.io.dead_letters import remove_dead_letters
+from adtally.io.dead_letters import remove_dead_letters, writable
 from adtally.io.event_log import files_in, hour_of, is_streamed
 from adtally.io.files import join, remove_leftovers
 from adtally.io.logs import BLOCK_BYTES, LogFile, absolute, list_files, pack
 from adtally.io.views import write_views
 from adtally.pipelines.graph import build
 from adtally.pipelines.job import (
+    BEFORE,
     ConfigError,
     Job,
     Settings,
@@ -32,7 +34,6 @@ from adtally.pipelines.progress import Watch
 from adtally.pipelines.report import Report
 from adtally.runners.direct import NAME, run_bounded
 from adtally.transforms.mapping import Mapping, identity_mapping
-from adtally.transforms.pii import Pii
 from adtally.transforms.windows import Ranges
 
 if TYPE_CHECKING:  # the client takes a fifth of a second to import; most runs need none
@@ -269,7 +270,7 @@ def settle_manifest(job: Job) -> None:
         _warn_of_new_lists(job)
     wanted = job.settings.fingerprint
     found = manifest.read_manifest(job.output)
-    known = {"pii": Pii().fingerprint, **(found or wanted)}
+    known = {**BEFORE, **(found or wanted)}
     differing = [key for key in wanted if known.get(key) != wanted[key]]
     if differing:
         pairs = ", ".join(f"{key} {known.get(key)!r}, now {wanted[key]!r}" for key in differing)
@@ -330,6 +331,14 @@ def _check_earlier_run(job: Job) -> None:
                 f"({earlier.get(key)}, now {now}); files of both would mix. Use another "
                 f"--output, or, for other rules, re-tally: --input {job.output}/events."
             )
+    limits = dataclasses.asdict(job.settings.limits)
+    for name, value in ((earlier or {}).get("limits") or {}).items():
+        if limits.get(name, value) < value:  # files of events that are now dead would stay
+            raise ConfigError(
+                f"these inputs were back-filled into {job.output} with a limit {name} of {value}, "
+                f"now {limits[name]}: events that it refuses would stay in the log. Give {value} "
+                f"or more, or use another --output."
+            )
 
 
 def _ways(job: Job) -> dict[str, str]:
@@ -350,8 +359,9 @@ def record_run(job: Job, report: Report) -> str:
         "retally": job.retally,
         "ranges_ms": job.ranges,
         **_ways(job),
+        "limits": dataclasses.asdict(job.settings.limits),
         **report.record(),
-        "inputs": inputs[:RECORDED_INPUTS],
+        "inputs": [writable(path) for path in inputs[:RECORDED_INPUTS]],
     }
     return manifest.write_run(job.output, job.id, record)
 

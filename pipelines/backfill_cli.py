@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from adtally.pipelines.failures import failures
+from adtally.pipelines.limit_options import limit_options
 from adtally.pipelines.options import (
     Instant,
     PassThrough,
@@ -40,6 +41,7 @@ from adtally.pipelines.run_cli import (
 @click.option("--from", "from_ms", type=Instant(), help="Tally events from this time on.")
 @click.option("--to", "to_ms", type=Instant(), help="Tally events before this time.")
 @tally_options
+@limit_options
 @elasticsearch_options
 @click.option(
     "--elasticsearch-setup",
@@ -73,6 +75,7 @@ def backfill(ctx: click.Context, /, **given: Any) -> None:
 )
 @output_option
 @tally_options
+@limit_options
 @elasticsearch_options
 @run_options
 @config_option

@@ -8,12 +8,14 @@ import click
 from adtally.pipelines.athena_cli import athena
 from adtally.pipelines.backfill_cli import backfill, replay
 from adtally.pipelines.elasticsearch_cli import elasticsearch
+from adtally.pipelines.erase_cli import erase
 from adtally.pipelines.failures import CONTEXT
 from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.probe_cli import probe
 from adtally.pipelines.profile_cli import profile
+from adtally.pipelines.pull_cli import pull
 from adtally.pipelines.query_cli import query
 from adtally.pipelines.status_cli import status
 from adtally.pipelines.stream_cli import stream
@@ -38,11 +40,13 @@ for command in (
     athena,
     backfill,
     elasticsearch,
+    erase,
     feed,
     generate,
     local,
     probe,
     profile,
+    pull,
     query,
     replay,
     status,

@@ -80,8 +80,11 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
 def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
     """Events from all sources of the job, and the dead letters of reading and decoding."""
     sources, chunks, dead_letters = [], [], []
+    limits = job.settings.limits
     if job.json_blocks:
-        chunks.append(pipeline | "ReadLogs" >> ReadLogs(job.json_blocks, job.scratch_folder))
+        chunks.append(
+            pipeline | "ReadLogs" >> ReadLogs(job.json_blocks, job.scratch_folder, limits)
+        )
     if job.dead_letter_blocks:
         letters = pipeline | "ReadDeadLetters" >> ReadDeadLetters(
             job.dead_letter_blocks, job.scratch_folder
@@ -100,6 +103,7 @@ def read_events(pipeline: beam.Pipeline, job: Job) -> tuple[Any, list[Any]]:
             job.scratch_folder,
             job.settings.ruleset,
             job.settings.pii,
+            limits,
         )
         sources.append(decoded.events)
         dead_letters.append(decoded.dead_letters)

@@ -14,11 +14,12 @@ import msgspec
 from adtally.io import schema
 from adtally.io.files import join
 from adtally.io.flush import Flush
+from adtally.io.limits import Limits
 from adtally.io.logs import Block, identity
 from adtally.io.reads import Read, address, disorder_ms
 from adtally.transforms.alerts import AlertSpec
 from adtally.transforms.anomalies import past_ms
-from adtally.transforms.decode import Plausible
+from adtally.transforms.decode_checks import Plausible
 from adtally.transforms.mapping import Mapping, identity_mapping
 from adtally.transforms.pii import Pii
 from adtally.transforms.rules.history import HISTORY_MS, LOOK_BACK_MS
@@ -46,6 +47,14 @@ STREAM_SHARDS: Final = 4
 group costs some 10 ms at every pane, however little is in it (docs/benchmarks.md)."""
 
 
+MAX_ROWS: Final = 10_000
+"""Rows of an advertiser and window, unless told. An honest one has dozens to hundreds of campaigns
+by country in a minute; what 10,000 cost is in docs/overflow.md."""
+
+BEFORE: Final[dict[str, object]] = {"pii": Pii().fingerprint, "max_rows_per_window": 0}
+"""Settings of an output that was made before there was such a setting."""
+
+
 class ConfigError(ValueError):
     """A setting that cannot work; the message says which, why, and what to write instead."""
 
@@ -63,10 +72,13 @@ class Settings:
             late. An hour is what trackers retry for.
         shards: groups per window in the shuffle.
         uniques_k: hashes kept per row.
+        max_rows_per_window: rows that an advertiser may have in a window; those beyond are one,
+            see :mod:`adtally.transforms.overflow`. 0 for no limit.
         ruleset: invalid-traffic rules.
         rules_file: where they were read from; empty for each rule's own settings.
         plausible: limits of event times.
         pii: what is stored of addresses and users.
+        limits: of what is read.
     """
 
     window_seconds: int = 60
@@ -75,10 +87,12 @@ class Settings:
     allowed_lateness_seconds: int = 3600
     shards: int = SHARDS
     uniques_k: int = UNIQUES_K
+    max_rows_per_window: int = MAX_ROWS
     ruleset: Ruleset = field(default_factory=Ruleset)
     rules_file: str = ""
     plausible: Plausible = Plausible()
     pii: Pii = Pii()
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         _check_window(self.window_seconds)
@@ -99,6 +113,11 @@ class Settings:
             )
         if self.shards < 1:
             raise ConfigError(f"shards is {self.shards}; at least 1 is needed.")
+        if self.max_rows_per_window < 0:
+            raise ConfigError(
+                f"max_rows_per_window is {self.max_rows_per_window}; give the most rows that an "
+                f"advertiser may have in a window, or 0 for no limit."
+            )
 
     @property
     def history_seconds(self) -> int:
@@ -135,6 +154,7 @@ class Settings:
             "dimensions": list(self.dimensions),
             "allowed_lateness_seconds": self.allowed_lateness_seconds,
             "uniques_k": self.uniques_k,
+            "max_rows_per_window": self.max_rows_per_window,
             "pii": self.pii.fingerprint,
         }
 
@@ -290,6 +310,7 @@ class Job:
             generation=self.generation,
             ruleset=settings.ruleset.without_lists(),
             uniques_k=settings.uniques_k,
+            max_rows=settings.max_rows_per_window,
         )
 
     @property

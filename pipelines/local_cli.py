@@ -184,7 +184,8 @@ def _show(state: State) -> bool:
 def _say_how(state: State, streams: list[str], topics: list[str]) -> None:
     up = {member.server for member in state.members}
     source = streams[0] if streams else "STREAM"
-    lines = ["export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local"]
+    aws = up & {"kinesis", "s3"}
+    lines = ["export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local"] if aws else []
     command = ["adtally stream --output out"]
     if "gcs" in up:
         lines += [

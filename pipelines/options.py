@@ -112,17 +112,41 @@ def ready(ctx: click.Context) -> None:
         click.UsageError: a mistake is not something to pass over.
     """
     from adtally.io.objects import EncryptionError
+    from adtally.io.s3 import StorageError, check_reach
     from adtally.runners.direct import unknown_arguments, use_storage
 
+    _check_no_password(ctx)
+    for stray in unknown_arguments(ctx.args):
+        name = stray.split("=")[0]  # what follows may be a secret
+        names = [name for option in ctx.command.params for name in option.opts]
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"{name!r} is no option of adtally or Beam.{hint}")
     try:
         use_storage(ctx.args)
-    except EncryptionError as error:
+        check_reach()
+    except (EncryptionError, StorageError) as error:
         raise click.UsageError(str(error)) from error
-    for stray in unknown_arguments(ctx.args):
-        names = [name for option in ctx.command.params for name in option.opts]
-        close = difflib.get_close_matches(stray.split("=")[0], names, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise click.UsageError(f"{stray!r} is no option of adtally or Beam.{hint}")
+
+
+def _check_no_password(ctx: click.Context) -> None:
+    """An address with a password would be in job ids, manifests, logs and lists of processes.
+
+    Raises:
+        click.UsageError: names the option, and not its value.
+    """
+    from adtally.io.endpoints import holds_password
+
+    given = {param: ctx.params.get(param.name or "") for param in ctx.command.params}
+    found = [param.opts[0] for param, value in given.items() if holds_password(str(value))]
+    found += [one.split("=")[0] for one in ctx.args if holds_password(one)]
+    if found:
+        name = found[0] if not holds_password(found[0]) else "an argument"
+        raise click.UsageError(
+            f"{name} has an address with a password in it, which would be seen in logs, jobs and "
+            f"lists of processes; leave it out, and give credentials through the environment or a "
+            f"file."
+        )
 
 
 def _spread(args: list[str], option: str) -> list[str]:
@@ -184,6 +208,12 @@ tally_options = options(
         "--allowed-lateness",
         type=Duration(),
         help="Events received later than this after their window's end are late.  [default: 1h]",
+    ),
+    click.option(
+        "--max-rows-per-window",
+        type=click.IntRange(min=0),
+        help="Rows that an advertiser may have in a window, those beyond are one; 0 for no limit; "
+        "docs/overflow.md.  [default: 10000, or the output's]",
     ),
     click.option(
         "--rules",

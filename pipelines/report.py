@@ -93,6 +93,11 @@ def show(report: Report, console: Console) -> None:
             ("  decoded", get("records_decoded"), ""),
             ("  dead letters", get("records_dead"), f"{report.dead_letter_ratio:.3%} of records"),
         ]
+        if get("records_over_limit"):
+            rows.append(("    over a limit", get("records_over_limit"), "see docs/limits.md"))
+        if get("records_without_letter"):
+            note = "too many; counted in a letter that stands for them"
+            rows.append(("    without their own", get("records_without_letter"), note))
     rows.append(("events", get("events"), _events_note(report)))
     if report.tallied:
         rows += [
@@ -100,11 +105,17 @@ def show(report: Report, console: Console) -> None:
             ("  duplicates", get("duplicates"), "counted in the summaries as such"),
             ("  late", get("events_late"), "in the log; a re-tally counts them"),
         ]
+        if get("events_folded"):
+            note = f"of {get('rows_folded'):,} rows, in {get('overflow_rows'):,} for all others"
+            rows.append(("  beyond row limit", get("events_folded"), note))
         if get("events_out_of_range"):
             note = "outside --from and --to" + ("; rules look back at them" * report.retally)
             rows.append(("  out of range", get("events_out_of_range"), note))
         if get("log_copies"):
             rows.append(("  copies in the log", get("log_copies"), "rows stored twice; no events"))
+        if get("rows_of_too_much_money"):
+            note = "rows whose sum 64 bits do not hold; see the log, docs/limits.md"
+            rows.append(("too much money", get("rows_of_too_much_money"), note))
         rows.append(("invalid clicks (GIVT)", get("givt_clicks"), f"{get('flags'):,} flags"))
         if get("look_back_flags"):
             suspected = get("look_back_sivt_clicks") + get("look_back_sivt_conversions")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from adtally.io.logs import absolute
 from adtally.io.manifest import read_manifest
-from adtally.pipelines.job import STREAM_SHARDS, ConfigError, Settings, rollups
+from adtally.pipelines.job import BEFORE, STREAM_SHARDS, ConfigError, Settings, rollups
+from adtally.pipelines.limit_options import limits_of
 from adtally.transforms.pii import Pii
 from adtally.transforms.rules.config import read_rules
 from adtally.transforms.rules.ruleset import Ruleset
@@ -21,12 +22,14 @@ def settings_for(given: dict[str, Any]) -> Settings:
     Raises:
         ConfigError: a setting cannot work.
     """
-    known = read_manifest(absolute(given["output"])) or {}
+    found = read_manifest(absolute(given["output"]))
+    known = {} if found is None else {**BEFORE, **found}
     settings: dict[str, Any] = {}
     for name, option in (
         ("window_seconds", "window"),
         ("dimensions", "dimensions"),
         ("allowed_lateness_seconds", "allowed_lateness"),
+        ("max_rows_per_window", "max_rows_per_window"),
     ):
         if given[option] is not None:
             settings[name] = given[option]
@@ -41,11 +44,12 @@ def settings_for(given: dict[str, Any]) -> Settings:
         rollup_seconds=rollups(tuple(rollup)),
         ruleset=ruleset,
         rules_file=rules_file,
-        pii=_pii(given["pii"], given["pii_key_file"], known),
+        limits=limits_of(given),
+        pii=pii_for(given["pii"], given["pii_key_file"], known),
     )
 
 
-def _pii(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
+def pii_for(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
     """As given; what was not given is as in the runs before.
 
     Raises:

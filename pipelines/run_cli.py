@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
+from adtally.io.shown import shown_line
 from adtally.pipelines.options import ready
 
 
@@ -61,14 +63,15 @@ def show_outcome(outcome: Any, console: Console) -> None:
     show(outcome.report, console)
     job = outcome.job
     for path in outcome.passed_over[:10]:
-        console.print(f"passed over, no log by its name: {path}")
+        console.print(f"passed over: {escape(shown_line(path))}", soft_wrap=True, highlight=False)
     if len(outcome.passed_over) > 10:
         console.print(f"and {len(outcome.passed_over) - 10} more")
     if outcome.removed_documents:
         console.print(f"removed {outcome.removed_documents:,} documents of earlier generations")
-    console.print(f"output   {job.output}", soft_wrap=True)
-    console.print(f"look     duckdb -init {job.output.rstrip('/')}/views.sql", soft_wrap=True)
-    console.print(f"record   {outcome.record}", soft_wrap=True)
+    output = escape(shown_line(job.output.rstrip("/")))
+    console.print(f"output   {output}", soft_wrap=True)
+    console.print(f"look     duckdb -init {output}/views.sql", soft_wrap=True)
+    console.print(f"record   {escape(shown_line(outcome.record))}", soft_wrap=True)
 
 
 def limit_dead_letters(report: Any, limit: float | None) -> None:

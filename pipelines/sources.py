@@ -154,7 +154,7 @@ def parse_kinesis(text: str, region: str, endpoint: str) -> KinesisConfig:
     """``kinesis://STREAM`` or ``kinesis://arn:aws:kinesis:...``.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or the endpoint is no URL.
     """
     from adtally.io.kinesis import KinesisConfig
     from adtally.pipelines.job import ConfigError
@@ -165,7 +165,10 @@ def parse_kinesis(text: str, region: str, endpoint: str) -> KinesisConfig:
             f"write, pubsub://projects/PROJECT/subscriptions/NAME to read, or "
             f"pubsub://projects/PROJECT/topics/NAME to write."
         )
-    return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)
+    try:
+        return KinesisConfig(text.removeprefix("kinesis://"), region, endpoint)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def parse_subscription(text: str, endpoint: str) -> PubSubConfig:

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
+from adtally.io.shown import shown_line
 from adtally.pipelines.alerts import alert_options, alerts_of
 from adtally.pipelines.failures import failures
+from adtally.pipelines.limit_options import limit_options
 from adtally.pipelines.options import (
     Duration,
     Instant,
@@ -106,6 +109,7 @@ stream_options = options(
 @stream_options
 @output_option
 @tally_options
+@limit_options
 @elasticsearch_options
 @click.option(
     "--elasticsearch-setup",
@@ -141,8 +145,9 @@ def stream(ctx: click.Context, /, **given: Any) -> None:
             launch(request, request.dataflow, console)
             return
         job, result = runs.stream(request)
-        console.print(f"output   {job.output}", soft_wrap=True)
-        console.print(f"look     duckdb -init {job.output.rstrip('/')}/views.sql", soft_wrap=True)
+        output = escape(shown_line(job.output.rstrip("/")))
+        console.print(f"output   {output}", soft_wrap=True)
+        console.print(f"look     duckdb -init {output}/views.sql", soft_wrap=True)
         if given["detach"]:
             settle(result, RESTORE_SECONDS if given["flink_savepoint"] else SETTLE_SECONDS)
             return
@@ -251,6 +256,7 @@ def line(counts: dict[str, int]) -> str:
         "panes_early",
         "panes_on_time",
         "panes_late",
+        "overflow_rows",
         "documents_written",
         "alerts_sent",
         "rate_limits_sent",

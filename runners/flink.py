@@ -7,9 +7,6 @@ from typing import Final
 
 NAME: Final = "FlinkRunner"
 CHECKPOINT_SECONDS: Final = 10.0
-RESTARTS: Final = 2_147_483_647
-"""A stream is restarted as long as it takes: a cluster that is away for a night is back by day."""
-
 LEAST_PARALLELISM: Final = 2
 """With 1, Flink chains Beam's impulse to what follows and gives it another id than with more, so a
 savepoint could not be resumed with another parallelism ("Cannot map checkpoint/savepoint state").
@@ -66,8 +63,6 @@ class FlinkConfig:
             f"--parallelism={self.parallelism}",
             f"--checkpointing_interval={round(self.checkpoint_seconds * 1000)}",
             f"--sdk_worker_parallelism={self.workers}",
-            f"--number_of_execution_retries={RESTARTS}",
-            "--execution_retry_delay=1000",
             "--shutdown_sources_after_idle_ms=9223372036854775807",
             # Else a checkpoint in the middle of a bundle keeps what the bundle gives for the next
             # bundle; the one that begins reading has no next, and then nothing is ever read.

@@ -1,4 +1,4 @@
-"""Ctrl-C while Beam runs."""
+"""Ctrl-C and SIGTERM while Beam runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a Ctrl-C out of the block as ``KeyboardInterrupt``, whatever became of it inside.
+    """Let Ctrl-C and SIGTERM out of the block as ``KeyboardInterrupt``, whatever became of them.
 
     Beam's worker runs bundles in the main thread, catches everything, and reports it as a failed
     bundle: ``RuntimeError`` with the traceback as its text. Outside of the main thread, which gets
@@ -28,9 +28,10 @@ def interruptible() -> Iterator[None]:
     def note(number: int, frame: Any) -> None:
         nonlocal interrupted
         interrupted = True
-        signal.default_int_handler(number, frame)
+        handler = before[signal.Signals(number)]
+        (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except Exception as error:
@@ -38,4 +39,5 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,9 +12,10 @@ from adtally.runners.direct import use_storage
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
+from adtally.runners.local.postgres_server import PostgresServer
 from adtally.runners.local.pubsub_server import PubSubServer
 from tests.fault_proxy import FaultProxy
-from tests.nodes import started_flink, started_kinesis, started_node, started_pubsub
+from tests.nodes import started, started_flink, started_kinesis, started_node, started_pubsub
 from tests.stores import STORES, ObjectStore
 
 # How long an example takes depends on what else the machine does.
@@ -54,6 +55,21 @@ def pubsub_server() -> Iterator[PubSubServer]:
     server = started_pubsub()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], PostgresServer]]:
+    """Gives a running PostgreSQL, shared by the session; tests keep apart by database."""
+    running: list[PostgresServer] = []
+
+    def get() -> PostgresServer:
+        if not running:
+            running.append(started(PostgresServer()))
+        return running[0]
+
+    yield get
+    for server in running:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +39,20 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Truncated:
+    """The server does what it is asked; of its answer this share of the body arrives."""
+
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Dribbled:
+    """The server does what it is asked; its answer takes this long to arrive, bit by bit."""
+
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True)
 class Refused:
     """The proxy answers in place of the server, as a server with too much to do would."""
 
@@ -45,9 +61,24 @@ class Refused:
         b"<?xml version='1.0'?><Error><Code>SlowDown</Code>"
         b"<Message>Please reduce your request rate.</Message></Error>"
     )
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/xml"),)
 
 
-Fault = Cut | Lost | Refused
+Answer = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and body."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What the server is asked, and what it answers, are changed on the way.
+
+    ``exchange`` gets the body and a function that asks the server with another one.
+    """
+
+    exchange: Callable[[bytes, Callable[[bytes], Answer]], Answer]
+
+
+Fault = Cut | Lost | Truncated | Dribbled | Refused | Changed
 
 
 def none(request: Request) -> Fault | None:
@@ -112,24 +143,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(size)
         if isinstance(fault, Refused):
-            self._answer(fault.status, [("Content-Type", "application/xml")], fault.body)
+            self._answer((fault.status, list(fault.headers), fault.body))
             return
         try:
-            status, headers, answer = self._asked(body)
+            asked = fault.exchange(body, self._asked) if isinstance(fault, Changed) else None
+            answer = asked or self._asked(body)
         except OSError:  # the server hung up, so the client is told the same
             self._hang_up()
             return
         if isinstance(fault, Lost):
             self._hang_up()
             return
-        self._answer(status, headers, answer)
+        self._answer(answer, fault)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _handle
 
-    def _asked(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _asked(self, body: bytes) -> Answer:
         connection = http.client.HTTPConnection(*self.target, timeout=60)
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
+            if name.lower() == "content-length":
+                value = str(len(body))  # it may have been changed
             if name.lower() not in ("connection", "expect"):
                 connection.putheader(name, value)
         connection.endheaders(body)
@@ -149,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def _answer(self, answer: Answer, fault: Fault | None = None) -> None:
+        status, headers, body = answer
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() == "location":  # of an upload in parts: it must come this way too
@@ -163,7 +198,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if isinstance(fault, Truncated):
+            self.wfile.write(body[: int(len(body) * fault.share)])
+            self._hang_up()
+        elif isinstance(fault, Dribbled):
+            with contextlib.suppress(OSError):  # whoever asked may have had enough
+                size = len(body) // 50 + 1
+                for at in range(0, len(body), size):
+                    time.sleep(fault.seconds * size / len(body))
+                    self.wfile.write(body[at : at + size])
+        else:
             self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:

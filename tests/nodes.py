@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import pytest
@@ -21,14 +22,22 @@ class _Startable(Protocol):
 Server = TypeVar("Server", bound=_Startable)
 
 
-def started(server: Server) -> Server:
-    """A server that runs; the test is skipped without the programs for it, and fails in CI."""
+Made = TypeVar("Made")
+
+
+def skipped_without(make: Callable[[], Made]) -> Made:
+    """What a call gives; the test is skipped without the programs for it, and fails in CI."""
     try:
-        server.start()
+        return make()
     except MissingSystemPart as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+def started(server: Server) -> Server:
+    """A server that runs; the test is skipped without the programs for it, and fails in CI."""
+    skipped_without(server.start)
     return server
 
 
@@ -44,5 +53,5 @@ def started_pubsub() -> PubSubServer:
     return started(PubSubServer())
 
 
-def started_flink() -> FlinkCluster:
-    return started(FlinkCluster(slots=4))
+def started_flink(settings: dict[str, str] | None = None) -> FlinkCluster:
+    return started(FlinkCluster(slots=4, settings=settings))

@@ -110,11 +110,21 @@ def summaries(
     dimensions: Sequence[str] = (),
     threshold: int = 30,
     late_too: bool = False,
+    most: int = 0,
 ) -> list[tuple[object, ...]]:
-    """Rows, sorted: window start (ms), advertiser, dimensions, currency, then the measures."""
+    """Rows, sorted: window start (ms), advertiser, dimensions, currency, then the measures.
+
+    With ``most``, so many rows of an advertiser and window stand for themselves.
+    """
     _count(connection, window_seconds, threshold, late_too)
     size = (rollup_seconds or window_seconds) * 1000
-    keys = ", ".join([f"w // {size} * {size} AS start", "advertiser_id", *dimensions, "money"])
+    if most:
+        _fold(connection, window_seconds * 1000, dimensions, dimensions, most)
+        if rollup_seconds:
+            base = [f"at{window_seconds * 1000}_{name}" for name in dimensions]
+            _fold(connection, size, dimensions, base, most)
+    row = [f"at{size}_{name}" for name in dimensions] if most else dimensions
+    keys = ", ".join([f"w // {size} * {size} AS start", "advertiser_id", *row, "money"])
     return connection.execute(
         f"""
         SELECT {keys},
@@ -378,13 +388,50 @@ def anomalies(connection: duckdb.DuckDBPyConnection, season: str = "") -> list[t
     ).fetchall()
 
 
+def _fold(
+    connection: duckdb.DuckDBPyConnection,
+    size: int,
+    dimensions: Sequence[str],
+    columns: Sequence[str],
+    most: int,
+) -> None:
+    """Add ``at{size}_{dimension}`` to the judged events: where their row of the window is."""
+    of = ", ".join(columns)
+    order = ", ".join(f"{name} NULLS FIRST" for name in columns)
+    same = " AND ".join(f"r.{name} IS NOT DISTINCT FROM e.{name}" for name in columns)
+    other = " AND ".join(f"{name} IS NOT DISTINCT FROM '__other__'" for name in columns)
+    placed = ", ".join(
+        f"CASE WHEN r.place > {most} THEN '__other__' ELSE e.{column} END AS at{size}_{name}"
+        for name, column in zip(dimensions, columns, strict=True)
+    )
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE judged_events AS
+        WITH seen AS (
+            SELECT advertiser_id, w // {size} AS large, {of}, money, count(*) AS n
+            FROM judged_events WHERE NOT ({other}) GROUP BY ALL
+        ), ranked AS (
+            SELECT *, row_number() OVER (
+                PARTITION BY advertiser_id, large ORDER BY n DESC, {order}, money) AS place
+            FROM seen
+        )
+        SELECT e.*, {placed} FROM judged_events e LEFT JOIN ranked r
+            ON r.advertiser_id = e.advertiser_id AND r.large = e.w // {size}
+            AND r.money = e.money AND {same}
+        """
+    )
+
+
 def net(
-    connection: duckdb.DuckDBPyConnection, seconds: int, dimensions: Sequence[str] = ()
+    connection: duckdb.DuckDBPyConnection,
+    seconds: int,
+    dimensions: Sequence[str] = (),
+    folded: bool = False,
 ) -> list[tuple[object, ...]]:
     """Keys as :func:`summaries`, then :data:`NET`, after :func:`look_back`."""
-    keys = ", ".join(
-        [f"w // {seconds * 1000} * {seconds * 1000} AS start", "advertiser_id", *dimensions]
-    )
+    size = seconds * 1000
+    row = [f"at{size}_{name}" for name in dimensions] if folded else dimensions
+    keys = ", ".join([f"w // {size} * {size} AS start", "advertiser_id", *row])
     kinds = ("impression", "click", "conversion")
     states = (("givt", "invalid"), ("sivt", "suspect"), ("net", "counted AND NOT bad"))
     sums = ", ".join(

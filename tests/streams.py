@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ EASY_ANOMALIES = "rules.sivt_volume_anomaly = { threshold = 1.2, minimum = 5 }"
 AWS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
 
-def recent_logs(folder: Path, events: int, seed: int = 1, minutes_ago: int = 80) -> Path:
+def recent_logs(
+    folder: Path, events: int, seed: int = 1, minutes_ago: int = 80, advertisers: int = 2_000
+) -> Path:
     """Logs of the whole hour that holds a moment: duplicates, late, malformed, out of order.
 
     Some conversions follow the hour by up to 18 minutes: unless that is past as well, there are
@@ -49,7 +51,7 @@ def recent_logs(folder: Path, events: int, seed: int = 1, minutes_ago: int = 80)
         seed=seed,
         output=str(folder),
         events=events,
-        advertisers=2_000,
+        advertisers=advertisers,
         hours=1,
         start_ms=round(start.timestamp() * 1000),
         duplicate_ratio=0.05,
@@ -268,9 +270,14 @@ def in_log(output: Path) -> list[Any]:
 
 def searchable(url: str, prefix: str) -> list[Any]:
     """Base summaries in Elasticsearch, as the oracle gives them."""
+    return document_rows(documents(url, prefix))
+
+
+def document_rows(found: Iterable[dict[str, Any]]) -> list[Any]:
+    """Documents of base summaries, as the oracle gives rows."""
     names = [name.strip() for name in sql_oracle.MEASURES.split(",")[:13]]
     rows = []
-    for row in documents(url, prefix):
+    for row in found:
         times = [_ms(row[name]) for name in ("first_event_at", "last_event_at")]
         keys = (_ms(row["window_start"]), row["advertiser_id"], row["currency"])
         rows.append((*keys, *(row[name] for name in names), *times))

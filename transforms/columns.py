@@ -110,12 +110,17 @@ def _in_zone(times: pl.Series, time_zone: str | None) -> pl.Series:
 
 def parse_money(column: pl.Series, rule: FieldRule) -> pl.Series:
     """Micros (int64), exactly: decimal arithmetic on the text, never a float."""
-    plain = column.cast(pl.Int64, strict=False)
-    if rule.micros_per_unit == 1 and plain.null_count() == column.null_count():
-        return plain
     rounding = rule.rounding
     factor = decimal.Decimal(rule.micros_per_unit)
-    return _by_value(column, lambda text: _scaled(text, factor, rounding))
+    if rule.micros_per_unit != 1:
+        return _by_value(column, lambda text: _scaled(text, factor, rounding))
+    plain = column.cast(pl.Int64, strict=False)
+    missing = column.is_not_null() & plain.is_null()
+    if not missing.any():
+        return plain
+    # Only what is no plain number, or what becomes of one would hang on its neighbours.
+    exact = _by_value(column.filter(missing), lambda text: _scaled(text, factor, rounding))
+    return plain.scatter(missing.arg_true(), exact)
 
 
 def _scaled(text: str, factor: decimal.Decimal, rounding: str) -> int | None:

@@ -38,7 +38,7 @@ def prepared(slices: Sequence[pa.Table], window_ms: int, texts: Sequence[str]) -
     events = pl.DataFrame(pl.from_arrow(pa.concat_tables(slices)))
     window = pl.col("occurred_at") // window_ms * window_ms
     events = events.with_columns(
-        window.alias("window"), *(_numbered(events[name]) for name in texts)
+        window.alias("window"), *(numbered(events[name]) for name in texts)
     )
     if "position_hash" in events.columns:  # the same row of the log twice is not a duplicate
         ordered = events.sort(*_ORDER)
@@ -46,7 +46,7 @@ def prepared(slices: Sequence[pa.Table], window_ms: int, texts: Sequence[str]) -
     return _marked(events.with_row_index("row"))
 
 
-def _numbered(texts: pl.Series) -> pl.Series:
+def numbered(texts: pl.Series) -> pl.Series:
     """Text as numbers in the text's own order: grouping by them takes half the time."""
     values = texts.unique().drop_nulls().sort()
     return texts.cast(pl.Enum(values))

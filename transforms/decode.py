@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +13,21 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.io.arrow import with_tag
-from adtally.io.dead_letters import DeadLetter
+from adtally.io.dead_letters import DeadLetter, writable
+from adtally.io.limits import Limits
 from adtally.io.read_logs import LogChunk
 from adtally.transforms import columns
+from adtally.transforms.decode_checks import (
+    Failure,
+    Plausible,
+    checks_of,
+    failures_of,
+    unclean,
+    unmatched,
+)
+from adtally.transforms.decode_letters import Dead, Letters, parts_of
 from adtally.transforms.json_lines import parse_lines
+from adtally.transforms.json_scan import suspects
 from adtally.transforms.mapping import (
     MONEY_FIELDS,
     TIME_FIELDS,
@@ -27,14 +38,6 @@ from adtally.transforms.mapping import (
 from adtally.transforms.pii import Pii
 from adtally.transforms.rules.ruleset import Ruleset
 
-DAY_MS: Final = 86_400_000
-VALUE_LIMIT: Final = 200
-"""Characters of a bad value that a dead letter's message repeats."""
-
-MONEY_LIMIT_MICROS: Final = 10**16
-"""Ten billion currency units. An amount beyond is a mistake of units, and a few hundred of them in
-one window would not fit the 64 bits of its sum."""
-
 WATERMARK: Final = "watermark"
 """Tag of a table, in milliseconds: see :class:`adtally.io.read_logs.LogChunk`."""
 
@@ -43,38 +46,24 @@ _STRINGS_AND_LONG_NUMBERS: Final = r'"((?:[^"\\]|\\.)*)"|(-?\d[\d.eE+-]{14,})'
 
 
 @dataclass(frozen=True)
-class Plausible:
-    """Times outside of this are dead letters: one bad clock must not open windows without end.
-
-    Attributes:
-        earliest_ms: the first plausible ``occurred_at``; before 2000 there was no ad tracking.
-        ahead_ms: how far ``occurred_at`` may lie after ``received_at``, or where a record does not
-            say when it was received, after its arrival in a stream, or after ``now``. A day covers
-            clocks in a wrong time zone.
-    """
-
-    earliest_ms: int = 946_684_800_000
-    ahead_ms: int = DAY_MS
-
-
-@dataclass(frozen=True)
 class Decoded:
     """Events of one chunk (``schema.EVENT_SCHEMA``) and the records that gave none.
 
-    ``records`` counts both: records that gave events, plus ``len(dead_letters)``.
+    Attributes:
+        events: what was decoded.
+        dead_letters: one for each record that gave none, but for those without.
+        records: that gave events, plus ``dead``.
+        dead: records that gave none.
+        without_letter: dead records that share the last letter, as there were too many.
+        over_limit: dead records that exceed one of the limits of records.
     """
 
     events: pa.Table
     dead_letters: list[DeadLetter]
     records: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a record gave no event."""
-
-    error_type: str
-    message: str
+    dead: int
+    without_letter: int = 0
+    over_limit: int = 0
 
 
 def decode(
@@ -85,10 +74,12 @@ def decode(
     plausible: Plausible | None = None,
     ruleset: Ruleset | None = None,
     pii: Pii | None = None,
+    limits: Limits | None = None,
 ) -> Decoded:
     """Decode a chunk of JSON lines.
 
-    A record gives all of its events or one dead letter, whatever its neighbours are.
+    A record gives all of its events or one dead letter, whatever its neighbours are. Only where
+    more than ``limits.letters`` of a chunk are dead, the rest shares one letter that counts them.
 
     Args:
         chunk: whole lines, and where they came from.
@@ -97,14 +88,48 @@ def decode(
         plausible: limits of ``occurred_at``.
         ruleset: its event rules judge each event.
         pii: what becomes of addresses and users, once they are judged.
+        limits: of records.
     """
-    parsed = parse_lines(chunk.data, mapping.sources)
+    limits = limits or Limits()
+    letters = Letters(now_ms, limits.letters(len(chunk.data)))
+    tables, records = [], 0
+    for part in parts_of(chunk):
+        frames, dead, count = _decode_part(part, mapping, now_ms, plausible, limits)
+        records += count
+        letters.add(part, dead)
+        failed = {entry.row for entry in dead if entry.row >= 0}
+        tables.append(_assembled(frames, failed, ruleset or Ruleset(), pii or Pii()))
+    tags = {"block": chunk.block, "sequence": str(chunk.sequence)}
+    if chunk.watermark_ms is not None:
+        tags[WATERMARK] = str(chunk.watermark_ms)
+    events = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+    return Decoded(
+        with_tag(events, **tags),
+        letters.written(),
+        records,
+        letters.dead,
+        letters.without,
+        letters.over_limit,
+    )
+
+
+def _decode_part(
+    chunk: LogChunk,
+    mapping: Mapping,
+    now_ms: int,
+    plausible: Plausible | None,
+    limits: Limits,
+) -> tuple[list[pl.DataFrame], list[Dead], int]:
+    """Events of each rule, with the rows of dead records still in; the dead; how many records."""
+    cut = {line.chunk_offset: line.line_bytes for line in chunk.cut}
+    parsed = parse_lines(chunk.data, mapping.sources, limits=limits, cut=cut)
     texts = pl.DataFrame(pl.from_arrow(parsed.columns))
     offsets = np.asarray(parsed.offsets, dtype=np.int64)
     common = _provenance(chunk, offsets).with_columns(
         pl.Series("content_hash", parsed.content_hash, dtype=pl.Int64),
         pl.Series("extra", pl.from_arrow(parsed.extra), dtype=pl.String),
     )
+    suspect = None if limits.id_controls else suspects(chunk.data, offsets)
     frames: list[pl.DataFrame] = []
     failures: dict[int, Failure] = {}
     matched = np.zeros(texts.height, dtype=bool)
@@ -113,25 +138,21 @@ def decode(
         matched[rows] = True
         arrived = common["arrived_at"][rows] if common["arrived_at"].count() else None
         now = now_ms if arrived is None else arrived.fill_null(now_ms)
-        frame, failed = _typed(part, event, now, plausible or Plausible())
+        frame, failed = _typed(part, event, now, plausible or Plausible(), limits)
+        if suspect is not None:
+            failed |= unclean(frame, event.fields, np.flatnonzero(suspect[rows]), failed)
         failures = {int(rows[at]): failure for at, failure in failed.items()} | failures
         frames.append(_with_common(frame, common, rows, index))
-    failures |= {int(row): _unmatched(mapping) for row in np.flatnonzero(~matched)}
-    letters = [
-        _dead_letter(chunk, line.offset, line.payload, now_ms, line.error_type, line.message)
-        for line in parsed.rejected
+    without_rule = unmatched(mapping)
+    failures |= {int(row): without_rule for row in np.flatnonzero(~matched)}
+    dead = [
+        Dead(line.offset, line.error_type, line.message, line.payload) for line in parsed.rejected
     ]
-    for row, failure in sorted(failures.items()):
-        at = int(offsets[row])
-        payload = _line_at(chunk.data, at)
-        letters.append(
-            _dead_letter(chunk, at, payload, now_ms, failure.error_type, failure.message)
-        )
-    tags = {"block": chunk.block, "sequence": str(chunk.sequence)}
-    if chunk.watermark_ms is not None:
-        tags[WATERMARK] = str(chunk.watermark_ms)
-    events = with_tag(_assembled(frames, failures, ruleset or Ruleset(), pii or Pii()), **tags)
-    return Decoded(events, letters, texts.height + len(parsed.rejected))
+    dead += [
+        Dead(int(offsets[row]), failure.error_type, failure.message, row=row)
+        for row, failure in sorted(failures.items())
+    ]
+    return frames, dead, texts.height + len(parsed.rejected)
 
 
 def _chosen(texts: pl.DataFrame, event: EventMapping) -> tuple[np.ndarray, pl.DataFrame]:
@@ -142,31 +163,12 @@ def _chosen(texts: pl.DataFrame, event: EventMapping) -> tuple[np.ndarray, pl.Da
     return np.flatnonzero(chosen.to_numpy()), texts.filter(chosen)
 
 
-def _unmatched(mapping: Mapping) -> Failure:
-    names = {event.when.field for event in mapping.events if event.when is not None}
-    message = (
-        f"no [[events]] of the mapping has a 'when' that holds ({', '.join(sorted(names))}); "
-        f"the record was not counted. Add one for it, or keep such records out of the input."
-    )
-    return Failure("no_event_rule", message)
-
-
-@dataclass(frozen=True)
-class _Check:
-    """A way to fail: where ``failed`` is true, ``field`` is wrong, and ``why`` says what to do."""
-
-    error_type: str
-    field: str
-    failed: pl.Expr
-    why: str
-
-
-def _raw(name: str) -> pl.Expr:
-    return pl.col(f"raw {name}")
-
-
 def _typed(
-    texts: pl.DataFrame, event: EventMapping, now_ms: int | pl.Series, plausible: Plausible
+    texts: pl.DataFrame,
+    event: EventMapping,
+    now_ms: int | pl.Series,
+    plausible: Plausible,
+    limits: Limits,
 ) -> tuple[pl.DataFrame, dict[int, Failure]]:
     """Typed columns of one event rule, and the rows that fail.
 
@@ -184,30 +186,14 @@ def _typed(
     names = [series.name for series in converted]
     kept = raw.select(pl.col(names).name.prefix("raw "))
     typed = raw.with_columns(converted)
-    checks = [*_conversions(fields), *_requirements(fields)]
     both, now = typed.hstack(kept), pl.lit(now_ms if isinstance(now_ms, int) else 0)
     if isinstance(now_ms, pl.Series):
         both, now = both.with_columns(now_ms.alias("now")), pl.col("now")
-    checks += [*_currency_checks(fields), *_plausibility(fields, now, plausible)]
+    checks = checks_of(fields, now, plausible, limits)
     masks = both.select(
         check.failed.fill_null(False).alias(str(index)) for index, check in enumerate(checks)
     )
-    return typed, _failures(both, masks, checks)
-
-
-def _failures(both: pl.DataFrame, masks: pl.DataFrame, checks: list[_Check]) -> dict[int, Failure]:
-    """Failures by row; the first check that a row fails stands."""
-    failures: dict[int, Failure] = {}
-    for check, mask in zip(checks, masks, strict=True):
-        if mask.any():
-            name = f"raw {check.field}"
-            texts = both[name if name in both.columns else check.field]
-            for at in mask.arg_true().to_list():
-                value = texts[at]
-                shown = "missing" if value is None else repr(value[:VALUE_LIMIT])
-                message = f"{check.field} is {shown}; the record was not counted. {check.why}"
-                failures.setdefault(at, Failure(check.error_type, message))
-    return failures
+    return typed, failures_of(both, masks, checks)
 
 
 def _text(rule: FieldRule) -> pl.Expr:
@@ -222,81 +208,12 @@ def _text(rule: FieldRule) -> pl.Expr:
     return value if rule.default is None else value.fill_null(rule.default)
 
 
-def _conversions(fields: dict[str, FieldRule]) -> Iterator[_Check]:
-    """There was text, and it could not be converted."""
-    for name, rule in fields.items():
-        unfit = pl.col(name).is_null()
-        if name in TIME_FIELDS:
-            why = f"It has to be a time as {rule.time_format}; correct it or the mapping."
-            error_type = "invalid_timestamp"
-        elif name in MONEY_FIELDS:
-            why, error_type = _money_remedy(rule), "invalid_money"
-            limited = pl.col(name).is_between(-MONEY_LIMIT_MICROS, MONEY_LIMIT_MICROS)
-            unfit = ~limited.fill_null(False)
-        else:
-            continue
-        yield _Check(error_type, name, _raw(name).is_not_null() & unfit, why)
-
-
-def _money_remedy(rule: FieldRule) -> str:
-    limit = f"of at most {MONEY_LIMIT_MICROS:,}"
-    if rule.micros_per_unit == 1:
-        return f"It has to be a whole number of micros {limit}; a mapping can convert other units."
-    return (
-        f"Times {rule.micros_per_unit} it has to be a whole number of micros {limit}; "
-        f"rounding = 'half_even' in the mapping allows fractions."
-    )
-
-
-def _requirements(fields: dict[str, FieldRule]) -> Iterator[_Check]:
-    for name in ("event_type", "advertiser_id"):
-        yield _Check("missing_field", name, pl.col(name).is_null(), "It is required.")
-    yield _Check("missing_field", "occurred_at", _raw("occurred_at").is_null(), "It is required.")
-    if fields["event_type"].constant is None:
-        known = pl.col("event_type").is_in(list(schema.EVENT_TYPES))
-        why = f"It has to be one of {', '.join(schema.EVENT_TYPES)}."
-        yield _Check("unknown_event_type", "event_type", ~known, why)
-
-
-def _currency_checks(fields: dict[str, FieldRule]) -> Iterator[_Check]:
-    has_currency = "currency" in fields
-    if has_currency:
-        malformed = ~pl.col("currency").str.contains(r"^[A-Z]{3}$")
-        yield _Check("invalid_currency", "currency", malformed, "It has to be ISO 4217.")
-    for name in MONEY_FIELDS:
-        if name in fields:
-            orphan = pl.col(name) != 0
-            if has_currency:
-                orphan = orphan & pl.col("currency").is_null()
-            why = f"{name} is not zero, and its currency is missing: sums never cross currencies."
-            field = "currency" if has_currency else name
-            yield _Check("missing_currency", field, orphan, why)
-
-
-def _plausibility(
-    fields: dict[str, FieldRule], now: pl.Expr, plausible: Plausible
-) -> Iterator[_Check]:
-    occurred, received = pl.col("occurred_at"), now
-    if "received_at" in fields:  # which is often the clock of the machine that got it wrong
-        received = pl.col("received_at")
-        ahead = received > now + plausible.ahead_ms
-        why = "It is implausible: more than a day after now; check the clock, or its time format."
-        yield _Check("implausible_time", "received_at", ahead, why)
-        received = received.fill_null(now)
-    wrong = (occurred < plausible.earliest_ms) | (occurred > received + plausible.ahead_ms)
-    why = (
-        "It is implausible: before the year 2000, or more than a day after it was received; "
-        "check the clock, or the time format of the mapping."
-    )
-    yield _Check("implausible_time", "occurred_at", wrong, why)
-
-
 def _provenance(chunk: LogChunk, offsets: np.ndarray) -> pl.DataFrame:
     """``source``, ``position`` and ``arrived_at`` (ms) of each line."""
     starts = np.array([segment.chunk_offset for segment in chunk.segments], dtype=np.int64)
     bases = np.array([segment.source_offset for segment in chunk.segments], dtype=np.int64)
     index = np.searchsorted(starts, offsets, side="right") - 1
-    names = pl.Series([segment.source for segment in chunk.segments], dtype=pl.String)
+    names = pl.Series([writable(one.source) for one in chunk.segments], dtype=pl.String)
     arrived = pl.Series([segment.arrived_ms for segment in chunk.segments], dtype=pl.Int64)
     return pl.DataFrame(
         {
@@ -318,7 +235,7 @@ def _with_common(
 
 
 def _assembled(
-    frames: Iterable[pl.DataFrame], failures: dict[int, Failure], ruleset: Ruleset, pii: Pii
+    frames: Iterable[pl.DataFrame], failures: Collection[int], ruleset: Ruleset, pii: Pii
 ) -> pa.Table:
     """All events of the chunk in ``EVENT_SCHEMA``; failed records are left out whole."""
     parts = []
@@ -358,24 +275,3 @@ def _with_event_id(frame: pl.DataFrame) -> pl.DataFrame:
     ids = pl.Series([f"{value:032x}" for value in hashes.to_list()], dtype=pl.String)
     empty = frame["event_id"].is_null().arg_true()
     return frame.with_columns(frame["event_id"].scatter(empty, ids))
-
-
-def _line_at(data: bytes, offset: int) -> bytes:
-    end = data.find(b"\n", offset)
-    return data[offset : end if end >= 0 else len(data)].removesuffix(b"\r")
-
-
-def _dead_letter(
-    chunk: LogChunk, offset: int, payload: bytes, now_ms: int, error_type: str, message: str
-) -> DeadLetter:
-    at = np.searchsorted([s.chunk_offset for s in chunk.segments], offset, side="right") - 1
-    segment = chunk.segments[int(at)]
-    return DeadLetter.of(
-        failed_at=now_ms,
-        stage="decode",
-        error_type=error_type,
-        message=message,
-        source=segment.source,
-        position=str(offset - segment.chunk_offset + segment.source_offset),
-        payload=payload,
-    )

@@ -13,10 +13,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from adtally.io.dead_letters import DeadLetter, LetterBatch
+from adtally.io.limits import READ_STAGE, Limits
 from adtally.io.progress import Progress, ProgressWriter
 from adtally.io.read_logs import LogChunk
 from adtally.io.sources import NAMESPACE
-from adtally.transforms.decode import Plausible, decode
+from adtally.transforms.decode import decode
+from adtally.transforms.decode_checks import Plausible
 from adtally.transforms.mapping import Mapping
 from adtally.transforms.pii import Pii
 from adtally.transforms.rules.ruleset import Ruleset
@@ -39,6 +41,7 @@ class DecodeEvents(beam.PTransform):
         progress_folder: see :class:`adtally.io.progress.ProgressWriter`.
         ruleset: judges each event by itself.
         pii: what becomes of addresses and users.
+        limits: of records.
     """
 
     mapping: Mapping
@@ -47,6 +50,7 @@ class DecodeEvents(beam.PTransform):
     progress_folder: str = ""
     ruleset: Ruleset = Ruleset()
     pii: Pii = Pii()
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -65,10 +69,19 @@ class _Decode(beam.DoFn):
         self._progress_folder = given.progress_folder
         self._ruleset = given.ruleset
         self._pii = given.pii
+        self._limits = given.limits
 
     def setup(self) -> None:
         self._progress = ProgressWriter(self._progress_folder)
-        names = ("records_read", "records_decoded", "records_dead", "files_unreadable", "events")
+        names = (
+            "records_read",
+            "records_decoded",
+            "records_dead",
+            "records_over_limit",
+            "records_without_letter",
+            "files_unreadable",
+            "events",
+        )
         self._count = {name: Metrics.counter(NAMESPACE, name) for name in names}
 
     def process(self, chunk: LogChunk) -> Iterator[Any]:
@@ -80,11 +93,14 @@ class _Decode(beam.DoFn):
             plausible=self._plausible,
             ruleset=self._ruleset,
             pii=self._pii,
+            limits=self._limits,
         )
-        dead = len(decoded.dead_letters)
+        dead = decoded.dead
         self._count["records_read"].inc(decoded.records)
         self._count["records_decoded"].inc(decoded.records - dead)
         self._count["records_dead"].inc(dead)
+        self._count["records_over_limit"].inc(decoded.over_limit)
+        self._count["records_without_letter"].inc(decoded.without_letter)
         self._count["files_unreadable"].inc(len(chunk.unreadable))
         self._count["events"].inc(decoded.events.num_rows)
         yield decoded.events
@@ -92,9 +108,7 @@ class _Decode(beam.DoFn):
         if letters:
             yield TaggedOutput(DEAD_LETTERS, LetterBatch(chunk.block, chunk.sequence, letters))
         self._progress.add(
-            Progress(
-                records=decoded.records, events=decoded.events.num_rows, dead_letters=len(letters)
-            )
+            Progress(records=decoded.records, events=decoded.events.num_rows, dead_letters=dead)
         )
 
 
@@ -103,7 +117,7 @@ def unreadable_letters(chunk: LogChunk, now_ms: int) -> list[DeadLetter]:
     return [
         DeadLetter.of(
             failed_at=now_ms,
-            stage="read",
+            stage=READ_STAGE,
             error_type=file.error_type,
             message=f"{file.message}; lines before this place were read. Restore the file and "
             f"run the backfill again.",

@@ -14,7 +14,7 @@ equals the non-null values plus the recognised explicit nulls plus the recognise
 the line has no other keys and none twice. Every other line goes to part 3.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from adtally.io.limits import KEPT_BYTES, RECORD_TOO_LARGE, Limits
 from adtally.transforms.json_pieces import compose_extras, line_views
 from adtally.transforms.json_rows import (
     Rejection,
@@ -47,7 +48,8 @@ _MAX_READS = 64
 class RejectedLine:
     """A line that is no record: where it starts, why, and its bytes without the line end.
 
-    ``error_type`` is ``invalid_json``, ``invalid_utf8`` or ``not_an_object``.
+    ``error_type`` is ``invalid_json``, ``invalid_utf8``, ``not_an_object``, or what says that it is
+    over a limit. Of a line that is too large, ``payload`` is the begin.
     """
 
     offset: int
@@ -78,14 +80,19 @@ class ParsedLines:
 
 
 def parse_lines(
-    block: bytes | memoryview | pa.Buffer, fields: Sequence[str], *, first: bool = False
+    block: bytes | memoryview | pa.Buffer,
+    fields: Sequence[str],
+    *,
+    first: bool = False,
+    limits: Limits | None = None,
+    cut: Mapping[int, int] | None = None,
 ) -> ParsedLines:
     """Parse a block of whole JSON lines into one text column per field.
 
     Lines end with LF, CR LF or with the block; lines of white space are skipped. Every other line
-    is a record, if it is a JSON object (RFC 8259) in UTF-8 nested at most 100 levels deep, or
-    rejected. What becomes of a line depends on the line alone, never on its neighbours, on where
-    the block is cut, or on threads.
+    is a record, if it is a JSON object (RFC 8259) in UTF-8 within the limits, or rejected. What
+    becomes of a line depends on the line alone, never on its neighbours, on where the block is cut,
+    or on threads.
 
     A requested field's value becomes text: a string its text; a number its exact value in plain
     notation, without trailing zeros (``1.10`` is ``1.1``, ``1e5`` is ``100000``; above some 40
@@ -97,6 +104,8 @@ def parse_lines(
         block: Less than 2 GiB of whole lines.
         fields: Names of the fields wanted, each once.
         first: Whether the block starts a file; a byte order mark is skipped there.
+        limits: Of size, depth and number of fields.
+        cut: By offset, the length of lines of which the block has the begin only.
 
     Raises:
         ValueError: The block is too large, or no field is requested, or one twice.
@@ -107,7 +116,7 @@ def parse_lines(
     if len(data) >= 2**31:
         raise ValueError(f"a block of {len(data)} bytes is too large; cut it below 2 GiB")
     begin = len(_BOM) if first and data[:3] == _BOM else 0
-    return _Parser(data, list(fields), begin).parse()
+    return _Parser(data, list(fields), begin, limits or Limits(), cut or {}).parse()
 
 
 @dataclass(frozen=True)
@@ -122,38 +131,52 @@ class _Fast:
 class _Parser:
     """One block on its way through the three parts."""
 
-    def __init__(self, data: memoryview, fields: list[str], begin: int) -> None:
+    def __init__(
+        self,
+        data: memoryview,
+        fields: list[str],
+        begin: int,
+        limits: Limits,
+        cut: Mapping[int, int],
+    ) -> None:
         self.data = data
+        self.limits = limits
+        self.cut = cut
         self.fields = fields
         self.schema = pl.Schema(dict.fromkeys(fields, pl.String))
         self.bytes = np.frombuffer(data, np.uint8)
         self.lines = find_lines(self.bytes, begin)
 
     def parse(self) -> ParsedLines:
-        ordinary, odd = self._sort_lines()
+        ordinary, odd, large = self._sort_lines()
         found = scan(self.bytes, self.lines, self.fields, self._extra_names(ordinary))
         fast = self._read(np.flatnonzero(ordinary & ~found.odd))
         fast, extra = self._account(fast, found)
         decoded = np.zeros(len(ordinary), np.bool_)
         decoded[fast.lines] = True
         left = np.flatnonzero((ordinary | odd) & ~decoded)
-        rows = decode_rows([self._line(index) for index in left.tolist()], self.fields)
-        return self._assemble(fast, extra, rows, left, int((~ordinary & ~odd).sum()))
+        rows = decode_rows(map(self._line, left.tolist()), self.fields, self.limits)
+        blank = int((~ordinary & ~odd & ~large).sum())
+        parsed = self._assemble(fast, extra, rows, left, blank)
+        parsed.rejected.extend(map(self._too_large, np.flatnonzero(large).tolist()))
+        parsed.rejected.sort(key=lambda line: line.offset)
+        return parsed
 
     def _line(self, index: int) -> bytes:
         return bytes(self.data[self.lines.starts[index] : self.lines.ends[index]])
 
-    def _sort_lines(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Lines from `{"` to `}`, and all others that are not blank."""
+    def _sort_lines(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Lines from `{"` to `}`, all others that are not blank, and those that are too large."""
         starts, ends = self.lines.starts, self.lines.ends
-        ordinary = ends - starts >= 4
+        large = ends - starts > self.limits.record_bytes
+        ordinary = (ends - starts >= 4) & ~large
         ordinary &= self.bytes[np.minimum(starts, len(self.bytes) - 1)] == ord("{")
         ordinary &= self.bytes[np.minimum(starts + 1, len(self.bytes) - 1)] == ord('"')
         ordinary &= self.bytes[np.maximum(ends - 1, 0)] == ord("}")
         odd = np.zeros(len(starts), np.bool_)
-        for index in np.flatnonzero(~ordinary & (ends > starts)).tolist():
+        for index in np.flatnonzero(~ordinary & ~large & (ends > starts)).tolist():
             odd[index] = not self._line(index).isspace()
-        return ordinary, odd
+        return ordinary, odd, large
 
     def _extra_names(self, ordinary: NDArray[np.bool_]) -> list[str]:
         """Unknown fields of some first lines: a hint that makes the rest fast, nothing more."""
@@ -289,6 +312,26 @@ class _Parser:
         hashes = [xxhash.xxh3_64_intdigest(self._line(index)) for index in lines.tolist()]
         return np.array(hashes, np.uint64).view(np.int64)
 
+    def _too_large(self, index: int) -> RejectedLine:
+        start, end = int(self.lines.starts[index]), int(self.lines.ends[index])
+        size = self.cut.get(start, end - start)
+        payload = _whole_characters(bytes(self.data[start : min(end, start + KEPT_BYTES)]))
+        message = (
+            f"{size:,} bytes are more than --max-record-bytes {self.limits.record_bytes:,}; the "
+            f"record was not counted. The payload lacks {size - len(payload):,} bytes here, so it "
+            f"cannot be replayed: raise the limit and read its source again."
+        )
+        return RejectedLine(start, RECORD_TOO_LARGE, message, payload)
+
     def _rejected(self, index: int, why: Rejection) -> RejectedLine:
         offset = int(self.lines.starts[index])
         return RejectedLine(offset, why.error_type, why.message, self._line(index))
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """Bytes without the begin of a character that they were cut in."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return data[: error.start] if error.start >= len(data) - 3 else data
+    return data

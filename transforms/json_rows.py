@@ -12,12 +12,11 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from adtally.io.limits import TOO_DEEP, TOO_MANY_FIELDS, Limits
+
 INVALID_JSON = "invalid_json"
 INVALID_UTF8 = "invalid_utf8"
 NOT_AN_OBJECT = "not_an_object"
-
-MAX_DEPTH = 100
-"""Levels of nesting accepted; a fixed limit, so that no line depends on the room on the stack."""
 
 _BATCH_LINES = 2048
 """Lines whose Python objects live at a time: they stay in the cache, and memory stays low."""
@@ -25,6 +24,7 @@ _BATCH_LINES = 2048
 _EXPANDED_DIGITS = 40
 """Numbers whose plain notation would take more digits keep their exponent: 1e5 is 100000."""
 
+_DEFAULT = Limits()
 _raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 _raw_fields: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
     dict[str, msgspec.Raw]
@@ -61,7 +61,7 @@ class Rows:
     rejected: list[tuple[int, Rejection]]
 
 
-def decode_rows(lines: Iterable[bytes], fields: Sequence[str]) -> Rows:
+def decode_rows(lines: Iterable[bytes], fields: Sequence[str], limits: Limits = _DEFAULT) -> Rows:
     """Decode every line alone; see `adtally.transforms.json_lines` for what the columns hold."""
     decoder = _RowDecoder(fields)
     frames = [pl.Schema(dict.fromkeys(fields, pl.String)).to_frame()]
@@ -72,7 +72,7 @@ def decode_rows(lines: Iterable[bytes], fields: Sequence[str]) -> Rows:
     while batch := list(islice(numbered, _BATCH_LINES)):
         kept, rows = [], []
         for index, line in batch:
-            found = _decode_fields(line)
+            found = _decode_fields(line, limits)
             if isinstance(found, Rejection):
                 rejected.append((index, found))
                 continue
@@ -87,7 +87,7 @@ def decode_rows(lines: Iterable[bytes], fields: Sequence[str]) -> Rows:
 
 def field_names(line: bytes) -> list[str]:
     """Names of the fields of a line, none where it is no record."""
-    found = _decode_fields(line)
+    found = _decode_fields(line, _DEFAULT)
     return [] if isinstance(found, Rejection) else list(found[1])
 
 
@@ -138,28 +138,32 @@ def _exponent_text(literal: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _decode_fields(line: bytes) -> tuple[bytes, dict[str, msgspec.Raw]] | Rejection:
+def _decode_fields(line: bytes, limits: Limits) -> tuple[bytes, dict[str, msgspec.Raw]] | Rejection:
     """The line, with half surrogate pairs replaced, and its fields as they were written."""
-    if _is_too_deep(line):
-        return _reject(line)
+    if _is_too_deep(line, limits.depth):
+        return _reject(line, limits.depth)
     try:
         if not line.isascii():
             line.decode()
-        return line, _raw_fields.decode(line)
+        found = _raw_fields.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         repaired = _repair(line)
         if repaired != line:
-            return _decode_fields(repaired)
-        return _reject(line)
+            return _decode_fields(repaired, limits)
+        return _reject(line, limits.depth)
+    if len(found) > limits.fields:
+        why = f"{len(found):,} fields are more than --max-fields {limits.fields:,}"
+        return Rejection(TOO_MANY_FIELDS, why)
+    return line, found
 
 
-def _reject(line: bytes) -> Rejection:
+def _reject(line: bytes, depth: int) -> Rejection:
     try:
         line.decode()
     except UnicodeDecodeError as error:
         return Rejection(INVALID_UTF8, f"the line is not UTF-8: {error.reason}, byte {error.start}")
-    if _is_too_deep(line):
-        return Rejection(INVALID_JSON, f"nested deeper than {MAX_DEPTH} levels")
+    if _is_too_deep(line, depth):
+        return Rejection(TOO_DEEP, f"nested deeper than {depth} levels, see --max-depth")
     try:
         found = bytes(_raw.decode(line))
     except msgspec.DecodeError as error:
@@ -169,14 +173,14 @@ def _reject(line: bytes) -> Rejection:
     return Rejection(NOT_AN_OBJECT, f"a record is a JSON object, this line is {kind}")
 
 
-def _is_too_deep(line: bytes) -> bool:
-    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
+def _is_too_deep(line: bytes, most: int) -> bool:
+    if line.count(b"[") + line.count(b"{") <= most:
         return False
     depth = 0
     for match in _BRACKETS.finditer(line):
         byte = match[0]
         depth += (byte in b"[{") - (byte in b"]}")
-        if depth > MAX_DEPTH:
+        if depth > most:
             return True
     return False
 

@@ -6,7 +6,7 @@ the block; every result of a line depends on the bytes of that line alone.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -44,6 +44,25 @@ _KIND[list(b"tf")] = _LITERAL
 _KIND[ord("n")] = _NULL
 _SPACE = np.zeros(256, np.bool_)
 _SPACE[list(b" \t\r")] = True
+
+
+UNCLEAN = r"[\x00-\x1f\x7f-\x9f\x{fffd}]"
+"""Control characters, and what stands for text that was lost (in the syntax of Rust)."""
+
+
+def _table(values: Iterable[int]) -> Flags:
+    table = np.zeros(256, np.bool_)
+    table[list(values)] = True
+    return table
+
+
+_UNCLEAN_BYTES: list[tuple[int, Flags | None]] = [
+    (ord("\\"), _table(b"bfnrtu")),
+    (0x7F, None),
+    (0xC2, _table(range(0x80, 0xA0))),
+    (0xEF, _table([0xBF])),
+]
+"""First bytes of what UNCLEAN finds, escaped or in UTF-8, with the second bytes that matter."""
 
 
 @dataclass(frozen=True)
@@ -298,3 +317,19 @@ def _value_ends(chunk: _Chunk, begins: Ints, is_string: Flags) -> Ints:
     chunk.mark(begins[active])
     chunk.mark(begins[is_string & (chunk.bytes[ends] != ord('"'))])
     return ends + is_string
+
+
+def suspects(block: bytes, offsets: Ints) -> Flags:
+    """Which lines, by their offsets, may hold text that ``UNCLEAN`` finds, escaped or as it is."""
+    found = np.zeros(len(offsets), np.bool_)
+    every = np.frombuffer(block, np.uint8)
+    for first, seconds in _UNCLEAN_BYTES:
+        if bytes([first]) not in block:
+            continue
+        places = np.flatnonzero(every == first)
+        if seconds is not None:
+            following = every[np.minimum(places + 1, len(every) - 1)]
+            places = places[seconds[following]]
+        lines = np.searchsorted(offsets, places, side="right") - 1
+        found[lines[lines >= 0]] = True
+    return found

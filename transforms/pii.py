@@ -13,6 +13,7 @@ import polars_hash as plh
 
 from adtally.io import schema
 from adtally.io.files import read_bytes
+from adtally.io.secrets import warn_of_readers
 from adtally.transforms.rules.base import by_distinct
 
 Mode = Literal["keep", "truncate", "hash"]
@@ -100,6 +101,16 @@ class Pii:
         replaced = events.with_columns(addresses.alias("ip"), users.alias("user_id"))
         return replaced.with_columns(_content_hash(replaced))
 
+    def stored_user(self, user: str) -> str | None:
+        """What a user is called where it is stored; None where no user is.
+
+        Raises:
+            PiiError: as :meth:`check`.
+        """
+        if self.mode == "hash":
+            return str(_pseudonyms(self._checked_key(), b"user", pl.Series([user])).item())
+        return user if self.plain else None
+
     def _checked_key(self) -> bytes:
         key = _key(self.key_file, _BRING_BACK)
         if _id(key) != self.key_id:
@@ -124,6 +135,7 @@ _BRING_BACK: Final = (
 def _key(path: str, remedy: str) -> bytes:
     try:
         key = read_bytes(path).strip()
+        warn_of_readers(path)
     except (OSError, ValueError) as error:  # ValueError: a scheme Beam does not know
         raise PiiError(
             f"the key of pseudonyms, {path}, cannot be read ({type(error).__name__}). {remedy}"

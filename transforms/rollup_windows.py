@@ -75,6 +75,7 @@ class _RollUp(beam.DoFn):
             spec.allowed_lateness_ms,
             spec.dimensions,
             spec.uniques_k,
+            spec.max_rows,
         )
         kept = rolled
         if self._ranges:

@@ -7,7 +7,7 @@ cut into slices, on the pane or the runner, or on when it ran.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 import pyarrow as pa
@@ -19,15 +19,18 @@ from adtally.transforms.counted import (
     BROKEN,
     CLICK,
     COUNTS,
+    numbered,
     prepared,
 )
 from adtally.transforms.mapping import MONEY_FIELDS
+from adtally.transforms.overflow import fold
 from adtally.transforms.rules.base import evidence
 from adtally.transforms.rules.ruleset import EVENT_RULES, NO_FLAGS, Ruleset
 from adtally.transforms.windows import (
     GENERATION_BITS,
-    checked_sums,
     exact_sum,
+    limited,
+    limited_sums,
     utc,
     window_columns,
 )
@@ -44,6 +47,7 @@ class TallySpec:
         generation: 0 for streaming and first backfills, allocated for corrections.
         ruleset: the invalid-traffic rules.
         uniques_k: hashes kept per row.
+        max_rows: of an advertiser and window, that stand for themselves; 0 for all.
     """
 
     window_ms: int
@@ -52,18 +56,24 @@ class TallySpec:
     generation: int = 0
     ruleset: Ruleset = Ruleset()
     uniques_k: int = uniques.UNIQUES_K
+    max_rows: int = 0
 
 
 @dataclass(frozen=True)
 class Tally:
     """Summaries (``schema.summary_schema``) and flags (``schema.FLAG_SCHEMA``), sorted by key.
 
-    ``copies`` counts rows that the log held more than once, which are no events.
+    Attributes:
+        summaries: of all events.
+        flags: of counted events.
+        copies: rows that the log held more than once, which are no events.
+        folded: rows that do not stand for themselves, see :func:`adtally.transforms.overflow.fold`.
     """
 
     summaries: pa.Table
     flags: pa.Table
     copies: int = 0
+    folded: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
@@ -71,21 +81,25 @@ def tally(slices: Sequence[pa.Table], spec: TallySpec) -> Tally:
 
     Identity is (advertiser, type, event_id) within the base window; of duplicates the least
     (occurred_at, content_hash) counts, the others are counted as ``duplicates`` of the row that
-    they would have been in. Flags see counted events only.
-
-    Raises:
-        SumOverflow: the money of a row does not fit 64 bits.
+    they would have been in. Flags see counted events only. Rows beyond ``spec.max_rows`` of an
+    advertiser and window are one, whose sums and users are those of all of their events.
     """
     events = prepared(slices, spec.window_ms, _keys(spec)[:-1])
     clicks = events.filter((pl.col("event_type") == CLICK) & ~ALLOWED_EVENT)
     flags, invalid = spec.ruleset.judge_clicks(clicks.filter(pl.col("counted")))
     events = _judged(events, invalid)
+    copies = sum(part.num_rows for part in slices) - events.height
+    events, folded = fold(events, spec.dimensions, spec.max_rows)
+    if folded.height:
+        events = events.with_columns(numbered(events[name]) for name in spec.dimensions)
     summaries = _with_uniques(_summed(events, spec), events, spec)
     flags = pl.concat([flags, _event_flags(events, spec)])
     suspects = pl.concat([spec.ruleset.suspects(clicks), _event_suspects(events)]).unique()
-    copies = sum(part.num_rows for part in slices) - events.height
     return Tally(
-        _summary_table(summaries, spec), _flag_table(flags, suspects, summaries, spec), copies
+        _summary_table(summaries, spec),
+        _flag_table(flags, suspects, summaries, spec),
+        copies,
+        folded,
     )
 
 
@@ -124,10 +138,10 @@ def _summed(events: pl.DataFrame, spec: TallySpec) -> pl.DataFrame:
         .collect()
     )
     generation = spec.generation << GENERATION_BITS
-    return checked_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
+    return limited_sums(sums, (*MONEY_FIELDS, "givt_cost_micros")).with_columns(
         (pl.col("seen").sum().over("advertiser_id", "window") + generation).alias("version"),
         *(
-            (pl.col(name) - pl.col(f"givt_{name}")).alias(f"net_{name}")
+            limited(pl.col(name).cast(pl.Int128) - pl.col(f"givt_{name}")).alias(f"net_{name}")
             for name in (*COUNTS, "cost_micros")
         ),
     )

@@ -16,6 +16,7 @@ from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
+from adtally.io import schema
 from adtally.io.arrow import from_ipc, has_tag, tag, to_ipc, with_tag
 from adtally.io.panes import GroupPanes
 from adtally.io.sources import NAMESPACE
@@ -23,7 +24,7 @@ from adtally.io.spill import Spill, take
 from adtally.transforms.decode import WATERMARK
 from adtally.transforms.slices import Slice, SliceSpec, slice_events
 from adtally.transforms.tally import TallySpec, tally
-from adtally.transforms.windows import Ranges, within
+from adtally.transforms.windows import MOST_MICROS, Ranges, within
 
 SLICES: Final = "slices"
 LATE: Final = "late"
@@ -225,9 +226,13 @@ class _Tally(beam.DoFn):
         self._count.add(f"panes_{tags[TIMING]}", 1)
         if pane.index <= 0:  # later panes hold the events of the earlier ones again
             self._count.add("windows", 1)
+        folded = self._inside(result.folded)
+        self._count.add("overflow_rows", _overflowing(folded))
         if not self._accumulating:
             self._count.add("log_copies", result.copies)
             self._add_up(summaries)
+            self._count.add("rows_folded", folded.height)
+            self._count.add("events_folded", int(folded["seen"].sum()))
             self._count.add("flags", int(pl.Series(flags["flags"]).list.len().sum()))
 
     def _split(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -239,6 +244,12 @@ class _Tally(beam.DoFn):
         inside = frame.select(within(start, end, self._ranges)).to_series()
         return table.filter(inside.to_arrow()), table.filter((~inside).to_arrow())
 
+    def _inside(self, folded: pl.DataFrame) -> pl.DataFrame:
+        if not self._ranges or not folded.height:
+            return folded
+        window = pl.col("window")
+        return folded.filter(within(window, window + self._spec.window_ms, self._ranges))
+
     def _add_up(self, summaries: pa.Table) -> None:
         sums = pl.DataFrame(pl.from_arrow(summaries)).select(
             pl.sum("impressions", "clicks", "conversions", "duplicates", "givt_clicks")
@@ -248,12 +259,25 @@ class _Tally(beam.DoFn):
         self._count.add("events_counted", counted)
         self._count.add("duplicates", row["duplicates"])
         self._count.add("givt_clicks", row["givt_clicks"])
+        if beyond := too_large(summaries):
+            self._count.add("rows_of_too_much_money", beyond)
+
+
+def _overflowing(folded: pl.DataFrame) -> int:
+    """Rows that others were folded into."""
+    return folded.select("advertiser_id", "window", "currency").n_unique()
 
 
 def _events(summaries: pa.Table) -> int:
     """Events and duplicates in some summaries."""
     names = ("impressions", "clicks", "conversions", "duplicates")
     return sum(pc.sum(summaries[name]).as_py() or 0 for name in names)
+
+
+def too_large(summaries: pa.Table) -> int:
+    """Rows with a sum of money that 64 bits did not hold."""
+    frame = pl.DataFrame(pl.from_arrow(summaries.select(list(schema.MONEY))))
+    return frame.filter(pl.any_horizontal(pl.all().abs() == MOST_MICROS)).height
 
 
 class Counters:

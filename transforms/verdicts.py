@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.transforms.counted import ALLOWED_EVENT, BROKEN, CLICK, COUNTS, prepared
+from adtally.transforms.overflow import fold
 from adtally.transforms.rules.base import GIVT
 from adtally.transforms.rules.history import History
 from adtally.transforms.slices import HistoryCut
@@ -17,8 +18,8 @@ from adtally.transforms.tally import TallySpec
 from adtally.transforms.windows import (
     GENERATION_BITS,
     Ranges,
-    checked_sums,
     exact_sum,
+    limited_sums,
     utc,
     window_columns,
     within,
@@ -58,9 +59,6 @@ def judge_history(
         slices: events to be judged.
         context: events known from before.
         spec: how.
-
-    Raises:
-        SumOverflow: the money of an adjustment does not fit 64 bits.
     """
     target = schema.verdict_schema(spec.tally.dimensions)
     if not slices:
@@ -71,7 +69,7 @@ def judge_history(
     if not rows.height and not spec.keep_empty:
         return target.empty_table()
     windows = _windows(seen, spec)
-    adjusted = _adjusted(_added(judgeable, rows, spec), spec)
+    adjusted = _adjusted(_placed(_added(judgeable, rows, spec), seen, spec), spec)
     return _table(windows, flags, adjusted, spec).select(target.names).cast(target)
 
 
@@ -112,6 +110,18 @@ def _added(events: pl.DataFrame, rows: pl.DataFrame, spec: VerdictSpec) -> pl.Da
     return hit.filter(~BROKEN & ~pl.col("row").is_in(invalid.implode()))
 
 
+def _placed(hit: pl.DataFrame, seen: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
+    """Events with the dimensions that their rows of the summaries have."""
+    windows = hit.select("advertiser_id", "window").unique()
+    own = seen.filter("judged").join(windows, on=["advertiser_id", "window"], how="semi")
+    placed, folded = fold(own, spec.tally.dimensions, spec.tally.max_rows)
+    if not folded.height:
+        return hit
+    return hit.drop(spec.tally.dimensions).join(
+        placed.select("row", *spec.tally.dimensions), on="row", how="left"
+    )
+
+
 def _adjusted(hit: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
     """What the summaries do not count yet, per row of theirs."""
     general = pl.col("general")
@@ -126,7 +136,7 @@ def _adjusted(hit: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:
             exact_sum(pl.col("cost_micros") * which).alias(f"{prefix}cost_micros"),
         )
     )
-    return checked_sums(sums, [name for name in schema.ADJUSTED if name.endswith("_micros")])
+    return limited_sums(sums, [name for name in schema.ADJUSTED if name.endswith("_micros")])
 
 
 def _windows(seen: pl.DataFrame, spec: VerdictSpec) -> pl.DataFrame:

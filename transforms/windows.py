@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
 import polars as pl
+
+_LOG: Final = logging.getLogger("adtally")
+_LOGGED: Final = 3
 
 GENERATION_BITS: Final = 40
 """A version is ``generation << 40`` plus the events seen: a trillion events a window fit."""
@@ -38,29 +42,35 @@ def window_columns(window_ms: int, allowed_lateness_ms: int) -> list[pl.Expr]:
     ]
 
 
-class SumOverflow(OverflowError):
-    """Money of one row that 64 bits do not hold."""
+MOST_MICROS: Final = (1 << 63) - 1
+"""What a sum of money says that is beyond it, or with a minus, below."""
 
 
 def exact_sum(micros: pl.Expr) -> pl.Expr:
-    """A sum in 128 bits, because Polars wraps 64 around without a word; see checked_sums."""
+    """A sum in 128 bits, because Polars wraps 64 around without a word; see limited_sums."""
     return micros.cast(pl.Int128).sum()
 
 
-def checked_sums(sums: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+def limited(micros: pl.Expr) -> pl.Expr:
+    """128 bits of money as int64, no further than ``MOST_MICROS``."""
+    return micros.clip(-MOST_MICROS, MOST_MICROS).cast(pl.Int64)
+
+
+def limited_sums(sums: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """Sums of :func:`exact_sum` as int64, for rows with a ``window``, advertiser and currency.
 
-    Raises:
-        SumOverflow: one does not fit; names the row.
+    One that does not fit is ``MOST_MICROS``, and logged: a thousand events of ten billion each are
+    enough for that, and must not end a stream for all other advertisers.
     """
     for name in names:
-        beyond = sums.filter(~pl.col(name).is_between(-(1 << 63), (1 << 63) - 1))
-        if beyond.height:
-            row = beyond.with_columns(utc(pl.col("window"))).row(0, named=True)
-            raise SumOverflow(
-                f"{name} of advertiser {row['advertiser_id']!r} in {row['currency']} is "
-                f"{row[name]} in the window that begins at {row['window']:%Y-%m-%dT%H:%M:%SZ}, "
-                f"more than 64 bits hold; no summary would be right. Correct the amounts, or "
-                f"their unit in the mapping (micros_per_unit), and run again."
+        beyond = sums.filter(~pl.col(name).is_between(-MOST_MICROS, MOST_MICROS))
+        for row in beyond.with_columns(utc(pl.col("window"))).head(_LOGGED).iter_rows(named=True):
+            _LOG.error(
+                "%s of advertiser %r in %s is %s in the window that begins at %s, more than 64 "
+                "bits hold; its row says %s. Correct the amounts, or their unit in the mapping "
+                "(micros_per_unit), and run again",
+                *(name, row["advertiser_id"], row["currency"], row[name]),
+                f"{row['window']:%Y-%m-%dT%H:%M:%SZ}",
+                MOST_MICROS if row[name] > 0 else -MOST_MICROS,
             )
-    return sums.with_columns(pl.col(name).cast(pl.Int64) for name in names)
+    return sums.with_columns(limited(pl.col(name)) for name in names)

@@ -1,7 +1,7 @@
 """A Flink cluster on this machine: JobManager, TaskManagers, Beam's job server, an SDK worker pool.
 
-Flink comes from PyPI (``apache-flink-libraries`` holds a distribution's jars), Beam's job server
-from Maven. The job server is of an older Beam than the SDK; they understand each other.
+Its configuration is that of every deployment, but for addresses, folders and memory. The job server
+is of an older Beam than the SDK; they understand each other.
 """
 
 from __future__ import annotations
@@ -12,94 +12,30 @@ import os
 import shutil
 import signal
 import sys
-import tarfile
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
+from adtally.runners.local.flink_parts import (
+    install_flink,
+    install_job_server,
+    java,
+    job_settings,
+    plugins,
+    shared_settings,
+    write_settings,
+)
 from adtally.runners.local.service import (
     LOG_TAIL_CHARACTERS,
     POLL_SECONDS,
     Service,
     ServiceFailed,
     answers,
-    appearing,
-    cache_folder,
-    call,
-    copy_jars,
     free_port,
     listens,
-    require,
 )
-
-FLINK_VERSION: Final = "1.19.3"
-JOB_SERVER_VERSION: Final = "2.62.0"
-_RESOURCES: Final = Path(__file__).parent / "flink"
-_OPENED: Final = (
-    "java.base/java.lang",
-    "java.base/java.net",
-    "java.base/java.io",
-    "java.base/java.util",
-    "java.base/java.util.concurrent",
-    "java.base/java.util.concurrent.atomic",
-    "java.base/java.util.concurrent.locks",
-    "java.base/java.text",
-    "java.base/java.time",
-    "java.base/sun.net.util",
-    "java.base/sun.nio.ch",
-    "java.base/java.lang.reflect",
-    "java.base/java.lang.invoke",
-)
-"""What Flink and Kryo reach into, which Java 17 closes."""
-
-
-def install_flink() -> Path:
-    """Fetch Flink's jars, once; returns the folder with them.
-
-    Raises:
-        MissingSystemPart: without Java.
-        ServiceFailed: pip fails.
-    """
-    target = cache_folder() / f"flink-{FLINK_VERSION}"
-    if not target.exists():
-        require(("java",), "Flink on this machine", "openjdk-17-jdk-headless")
-        with appearing(target) as made, tempfile.TemporaryDirectory() as scratch:
-            package = f"apache-flink-libraries=={FLINK_VERSION}"
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            call([*pip, "--no-binary", ":all:", "--dest", scratch, package])
-            (archive,) = Path(scratch).glob("*.tar.gz")
-            made.mkdir()
-            with tarfile.open(archive) as tar:
-                for member in tar:
-                    if "/deps/lib/" in member.name and member.name.endswith(".jar"):
-                        source = tar.extractfile(member)
-                        assert source is not None
-                        with source, (made / Path(member.name).name).open("wb") as jar:
-                            shutil.copyfileobj(source, jar)
-    return target
-
-
-def install_job_server() -> Path:
-    """Fetch the jars of Beam's job server for Flink, once; returns the folder with them.
-
-    Raises:
-        MissingSystemPart: without Java or Maven.
-        ServiceFailed: Maven fails.
-    """
-    target = cache_folder() / f"flink-job-server-{JOB_SERVER_VERSION}"
-    if not target.exists():
-        require(("java", "mvn"), "Beam's job server", "openjdk-17-jdk-headless maven")
-        with appearing(target) as made:
-            copy_jars(_RESOURCES / "pom.xml", made, f"beam.version={JOB_SERVER_VERSION}")
-    return target
-
-
-def _java(heap_mb: int, jars: Path, *options: str) -> list[str]:
-    opened = [f"--add-opens={name}=ALL-UNNAMED" for name in _OPENED]
-    logging = f"-Dlog4j.configurationFile={_RESOURCES / 'log4j.properties'}"
-    return ["java", f"-Xmx{heap_mb}m", *opened, logging, "-cp", f"{jars}/*", *options]
 
 
 class JobManager(Service):
@@ -118,14 +54,13 @@ class JobManager(Service):
     ) -> None:
         super().__init__(data, port, detached=detached)
         self.rpc_port = free_port()
+        self._metrics_port = min(free_port(), 65_526)  # and nine more, for the TaskManagers
         self._slots = slots
         self._settings = settings or {}
 
-    def configuration(self) -> Path:
-        """Write the cluster's configuration; returns its folder."""
-        folder = self.data / "conf"
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {
+    def settings(self) -> dict[str, str]:
+        """The configuration, by key: the shared one, where it runs, and what was given."""
+        here = {
             "jobmanager.rpc.address": "127.0.0.1",
             "jobmanager.rpc.port": str(self.rpc_port),
             "jobmanager.bind-host": "127.0.0.1",
@@ -142,27 +77,34 @@ class JobManager(Service):
             "taskmanager.memory.task.off-heap.size": "0m",
             "taskmanager.memory.network.min": "64m",
             "taskmanager.memory.network.max": "64m",
-            "taskmanager.memory.managed.size": "64m",
+            "taskmanager.memory.managed.size": "256m",
             "taskmanager.memory.framework.heap.size": "128m",
             "taskmanager.memory.framework.off-heap.size": "128m",
             "taskmanager.memory.jvm-metaspace.size": "256m",
             "taskmanager.memory.jvm-overhead.min": "128m",
             "taskmanager.memory.jvm-overhead.max": "128m",
+            "metrics.reporter.prom.port": f"{self._metrics_port}-{self._metrics_port + 9}",
             "io.tmp.dirs": str(self.data),
             "state.checkpoints.dir": (self.data / "checkpoints").absolute().as_uri(),
             "state.savepoints.dir": (self.data / "savepoints").absolute().as_uri(),
-            # A lost TaskManager is noticed after this; Flink's default is 50 s.
-            "heartbeat.interval": "2000",
-            "heartbeat.timeout": "10000",
-            **self._settings,
         }
-        text = "".join(f"{key}: {value}\n" for key, value in settings.items())
-        (folder / "flink-conf.yaml").write_text(text, encoding="utf-8")
+        shared = shared_settings()
+        del shared["taskmanager.memory.process.size"], shared["taskmanager.memory.managed.fraction"]
+        return {**shared, **here, **self._settings}
+
+    def configuration(self) -> Path:
+        """Write the cluster's configuration; returns its folder."""
+        folder = self.data / "conf"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, self.settings())
         return folder
 
     def command(self) -> list[str]:
         entry = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
-        return [*_java(512, install_flink(), entry), "--configDir", str(self.configuration())]
+        return [*java(512, install_flink(), entry), "--configDir", str(self.configuration())]
+
+    def environment(self) -> dict[str, str]:
+        return plugins()
 
     def ports(self) -> list[int]:
         return [self.port, self.rpc_port]
@@ -199,7 +141,10 @@ class TaskManager(Service):
     def command(self) -> list[str]:
         entry = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
         configuration = str(self._manager.configuration())
-        return [*_java(1024, install_flink(), entry), "--configDir", configuration]
+        return [*java(1024, install_flink(), entry), "--configDir", configuration]
+
+    def environment(self) -> dict[str, str]:
+        return plugins()
 
     def ports(self) -> list[int]:
         return []
@@ -238,10 +183,18 @@ class JobServer(Service):
         """HOST:PORT for ``--job_endpoint``."""
         return f"127.0.0.1:{self.port}"
 
+    def configuration(self) -> Path:
+        """Write what jobs bring along; returns its folder. All else is the cluster's to say."""
+        folder = self.data / "conf"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, job_settings(self._manager.settings()))
+        return folder
+
     def command(self) -> list[str]:
         return [
-            *_java(512, install_job_server(), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
+            *java(512, install_job_server(), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
             f"--flink-master=127.0.0.1:{self._manager.port}",
+            f"--flink-conf-dir={self.configuration()}",
             "--job-host=127.0.0.1",
             f"--job-port={self.port}",
             f"--artifact-port={self.artifact_port}",
@@ -367,22 +320,31 @@ class FlinkCluster:
                 raise ServiceFailed(f"{job} was not cancelled within 60 s")
             time.sleep(POLL_SECONDS)
 
-    def checkpoints(self, job: str) -> list[Path]:
-        """Folders of the checkpoints of a job that are written whole."""
-        folder = self.manager.data / "checkpoints" / job
-        return [path.parent for path in folder.glob("chk-*/_metadata")]
+    def checkpoints(self, job: str) -> list[str]:
+        """URIs of the checkpoints of a job that are written whole, the oldest first.
+
+        In a folder of this machine they are found without a running cluster; elsewhere it is asked.
+        """
+        place = self.manager.settings()["state.checkpoints.dir"]
+        if place.startswith("file:"):
+            whole = (self.manager.data / "checkpoints" / job).glob("chk-*/_metadata")
+            found = [path.parent.absolute().as_uri() for path in whole]
+        else:
+            history = self.manager.get(f"/jobs/{job}/checkpoints")["history"]
+            found = [one["external_path"] for one in history if one["status"] == "COMPLETED"]
+        return sorted(found, key=lambda uri: int(uri.rpartition("-")[2]))
 
     def newest_checkpoint(self, job: str) -> str:
-        """URI of the last checkpoint of a job that was written whole; needs no running cluster.
+        """URI of the last checkpoint of a job that was written whole.
 
         Raises:
             ServiceFailed: there is none.
         """
         whole = self.checkpoints(job)
         if not whole:
-            raise ServiceFailed(f"no checkpoint of {job} in {self.manager.data}/checkpoints")
-        newest = max(whole, key=lambda path: int(path.name.removeprefix("chk-")))
-        return newest.absolute().as_uri()
+            place = self.manager.settings()["state.checkpoints.dir"]
+            raise ServiceFailed(f"no checkpoint of {job} in {place}")
+        return whole[-1]
 
     def stop_with_savepoint(self, job: str) -> str:
         """Take a savepoint and end a job; returns the savepoint's URI.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -79,19 +80,21 @@ def copy_jars(pom: Path, folder: Path, *properties: str) -> None:
     Raises:
         ServiceFailed: Maven fails.
     """
-    call(
-        [
-            "mvn",
-            "--batch-mode",
-            "--quiet",
-            "--file",
-            str(pom),
-            "dependency:copy-dependencies",
-            "-DincludeScope=runtime",
-            f"-DoutputDirectory={folder}",
-            *(f"-D{given}" for given in properties),
-        ]
-    )
+    command = [
+        "mvn",
+        "--batch-mode",
+        "--quiet",
+        "--file",
+        str(pom),
+        "dependency:copy-dependencies",
+        "-DincludeScope=runtime",
+        f"-DoutputDirectory={folder}",
+        *(f"-D{given}" for given in properties),
+    ]
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / ".maven.lock").open("w") as lock:  # its repository is for one process
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        call(command)
 
 
 def require(programs: Sequence[str], whatever_for: str, debian: str) -> None:

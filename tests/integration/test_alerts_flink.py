@@ -16,6 +16,8 @@ from tests.alert_schemas import check
 from tests.integration.test_stream_alerts import RULES, Receiver, clicks
 from tests.pipelines.test_privacy import stored_texts
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 ADDRESS = "198.51.100.7"
 
 

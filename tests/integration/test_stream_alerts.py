@@ -21,6 +21,8 @@ from tests import streams
 from tests.alert_schemas import check
 from tests.integration.test_stream_live import dropped
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 RULES = """
 [rules.givt_click_rate_ip]
 threshold = 5

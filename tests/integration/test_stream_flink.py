@@ -15,8 +15,11 @@ from adtally.pipelines.stream import StreamRequest, stream
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.flink_cluster import FlinkCluster
 from adtally.runners.local.kinesis_server import KinesisServer
-from tests import canned_kinesis, sql_oracle, streams
+from tests import canned_kinesis, flink_metrics, sql_oracle, streams
 from tests.nodes import started_flink
+from tests.stores import S3Store
+
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
 
 EVENTS = 6_000
 QUICK = (
@@ -31,6 +34,24 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql_oracle, "LATENESS_MS", streams.LATENESS_SECONDS * 1000)
     for name, value in streams.AWS.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def flink() -> Iterator[FlinkCluster]:
+    """A cluster for a test that breaks it, with checkpoints and savepoints on S3."""
+    store = S3Store()
+    bucket = store.make_bucket()
+    cluster = started_flink(
+        {
+            "s3.endpoint": store.url,
+            "s3.path.style.access": "true",
+            "state.checkpoints.dir": f"s3://{bucket}/checkpoints",
+            "state.savepoints.dir": f"s3://{bucket}/savepoints",
+        }
+    )
+    yield cluster
+    cluster.stop()
+    store.stop()
 
 
 @pytest.mark.slow
@@ -89,6 +110,7 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
     streams.until_checkpoint(flink)  # tasks that are still being restarted make no savepoint
     (job,) = flink.jobs()
     savepoint = flink.stop_with_savepoint(job)
+    assert savepoint.startswith("s3://")
     flink.pool.restart()
     start("--flink-savepoint", savepoint, "--flink-parallelism", "3")
     before = rows()
@@ -113,7 +135,27 @@ def test_kills_savepoints_and_cancelling_lose_and_double_nothing(
         lambda: streams.stored_anomalies(live, logs) == anomalies,
         *(flink, "anomalies equal the backfill's"),
     )
+    (job,) = flink.jobs()
+    _runs_as_configured(flink, job)
     assert len(streams.in_log(live)) == sql.execute("SELECT count(*) FROM events").fetchone()[0]
+
+
+def _runs_as_configured(flink: FlinkCluster, job: str) -> None:
+    """What docs/flink.md says of checkpoints and metrics is what the cluster says."""
+    assert all(uri.startswith("s3://") for uri in flink.checkpoints(job))
+    found = flink.manager.get(f"/jobs/{job}/checkpoints/config")
+    wanted = {
+        "state_backend": "EmbeddedRocksDBStateBackend",
+        "timeout": 600_000,
+        "min_pause": 1_000,
+        "tolerable_failed_checkpoints": 3,
+        "unaligned_checkpoints": False,
+        "externalization": {"enabled": True, "delete_on_cancellation": False},
+    }
+    assert {key: found[key] for key in wanted} == wanted
+    settings = flink.manager.get(f"/jobs/{job}/config")["execution-config"]
+    assert settings["restart-strategy"] == "Cluster level default restart strategy"
+    assert flink_metrics.asked() <= flink_metrics.scraped(flink)
 
 
 @pytest.fixture(scope="module")

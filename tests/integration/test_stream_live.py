@@ -21,6 +21,8 @@ from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from adtally.runners.unbounded import counters
 from tests import sql_oracle, streams
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--flush-every", "5s")
 
 

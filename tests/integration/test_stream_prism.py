@@ -13,6 +13,8 @@ from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.kinesis_server import KinesisServer
 from tests import sql_oracle, streams
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 EVENTS = 6_000
 FLUSH_SECONDS = 5
 WRITERS = 2

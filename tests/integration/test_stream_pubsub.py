@@ -19,6 +19,8 @@ from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from adtally.runners.local.pubsub_server import PubSubServer
 from tests import sql_oracle, streams, topics
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 EVENTS = 6_000
 QUICK = ("--watermark-lag", "2s", "--pane-every", "2s", "--look-back-every", "2s")
 OFTEN = ("--flush-every", "5s")

@@ -38,10 +38,12 @@ class Clock:
         self.now += seconds
 
 
-def client_error(code: str, operation: str = "GetRecords", status: int = 400) -> Exception:
+def client_error(
+    code: str, operation: str = "GetRecords", status: int = 400, message: str = ""
+) -> Exception:
     """What boto3 raises for an error answer."""
     body: Any = {
-        "Error": {"Code": code, "Message": code},
+        "Error": {"Code": code, "Message": message or code},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     return botocore.exceptions.ClientError(body, operation)

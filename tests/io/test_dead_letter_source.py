@@ -111,7 +111,7 @@ def test_files_of_a_block_are_read_and_the_rest_is_kept_under_another_name(
 
 
 @pytest.mark.parametrize(
-    "content", [b"plain", encode_lines([letter(b"a")])[:-5], gzip.compress(b'{"a":1}\n')]
+    "content", [b"plain", encode_lines([letter(b"a")])[:-5], gzip.compress(b'{"a":1}\n', mtime=0)]
 )
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.jsonl.gz"

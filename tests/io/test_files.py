@@ -100,7 +100,8 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(
         return Path("/dev/full").open("wb")
 
     monkeypatch.setattr(files.FileSystems, "create", create)
-    with pytest.raises(OSError, match="No space left"), atomic_write(str(tmp_path / "a")) as file:
+    told = f"No space left on device: '{tmp_path}/a'"
+    with pytest.raises(OSError, match=told), atomic_write(str(tmp_path / "a")) as file:
         file.write(b"data")
     with pytest.raises(ValueError, match="mine"), atomic_write(str(tmp_path / "a")) as file:
         file.write(b"data")

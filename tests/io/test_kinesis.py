@@ -547,6 +547,20 @@ def test_a_fast_clock_of_the_worker_makes_nothing_late(
     assert not runner.late
 
 
+def test_a_clock_days_ahead_takes_no_idle_shard_for_lost(
+    fake: FakeKinesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that starts anew asks whether retention has passed: by the server's clock."""
+    runner = Runner(fake)
+    runner.run(3)
+    fast = functools.partial(Kinesis, clock=lambda: fake.clock.now + 72 * HOUR)
+    monkeypatch.setattr(source_module, "Kinesis", fast)
+    runner.restart()
+    runner.run(1)
+    fake.put(b"1")
+    assert runner.run(3) == [b"1"]
+
+
 def test_no_record_is_late_through_a_reshard_of_two_groups(fake: FakeKinesis) -> None:
     fake.create(2)
     fake.most = 3

@@ -7,14 +7,8 @@ import pytest
 
 from adtally.io.kinesis import KinesisBatch, KinesisConfig
 from adtally.io.kinesis_chunks import to_chunk
-from adtally.io.kinesis_client import (
-    DataLoss,
-    Kinesis,
-    KinesisSourceError,
-    Record,
-    StreamMissing,
-    StreamRecreated,
-)
+from adtally.io.kinesis_client import Kinesis, Record
+from adtally.io.kinesis_errors import DataLoss, KinesisSourceError, StreamMissing, StreamRecreated
 from adtally.io.kinesis_reader import CONTINUE, FAIL, GroupReader
 from adtally.io.kinesis_shards import (
     TRIM_HORIZON,
@@ -26,6 +20,8 @@ from adtally.io.kinesis_shards import (
 from tests.io.fake_kinesis import Clock, FakeKinesis, client_error, throttled
 
 SHARD = "shardId-000000000000"
+SKEWED = "Signature expired: 20261126T010000Z is now earlier than 20261126T015500Z"
+"""The clock of the worker is an hour back."""
 
 
 class Reading:
@@ -117,6 +113,7 @@ def test_an_expired_iterator_is_replaced_after_the_last_claim(
         (client_error("LimitExceededException"), "kinesis_throttled"),
         (client_error("InternalFailure", status=500), "kinesis_retries"),
         (client_error("ServiceUnavailable", status=503), "kinesis_retries"),
+        (client_error("InvalidSignatureException", message=SKEWED), "kinesis_retries"),
         (botocore.exceptions.EndpointConnectionError(endpoint_url="x"), "kinesis_retries"),
         (botocore.exceptions.ReadTimeoutError(endpoint_url="x"), "kinesis_retries"),
         (botocore.exceptions.ConnectionClosedError(endpoint_url="x"), "kinesis_retries"),
@@ -138,9 +135,10 @@ def test_what_passes_is_waited_for_and_counted(
 
 
 def test_a_refusal_for_good_ends_with_what_to_do(fake: FakeKinesis) -> None:
-    fake.fail("get_records", client_error("AccessDeniedException"))
-    with pytest.raises(KinesisSourceError, match="GetRecords"):
-        Reading(fake).look()
+    for code in ("AccessDeniedException", "InvalidSignatureException"):
+        fake.fail("get_records", client_error(code))
+        with pytest.raises(KinesisSourceError, match="GetRecords"):
+            Reading(fake).look()
 
 
 def test_a_missing_stream_is_no_finished_shard(fake: FakeKinesis) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.internal import pickler
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 from click.testing import CliRunner
 
 from adtally.io.files import (
@@ -18,7 +20,9 @@ from adtally.io.files import (
     open_file,
     read_bytes,
 )
-from adtally.io.objects import EncryptionOptions
+from adtally.io.flush import Flush
+from adtally.io.objects import EncryptionOptions, encryption, storage_options
+from adtally.io.sinks import _WriteLogPane
 from adtally.pipelines.cli import cli
 from adtally.runners.direct import use_storage
 from tests.fault_proxy import FaultProxy
@@ -165,3 +169,22 @@ def test_workers_are_told_of_the_encryption() -> None:
     there = PipelineOptions.from_dictionary(sent).view_as(EncryptionOptions)
     assert there.s3_server_side_encryption == "aws:kms"
     assert there.s3_kms_key_id and there.gcs_kms_key
+
+
+def test_what_reaches_files_brings_its_options_to_a_worker_that_was_started_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of a worker pool: objects would go elsewhere, and not be encrypted."""
+    monkeypatch.setattr(FileSystems, "_pipeline_options", None)
+    given = ["--s3_endpoint_url=http://here", "--s3_server_side_encryption=aws:kms"]
+    use_storage([*given, "--s3_secret_access_key=hush"])
+    sent = pickler.dumps(_WriteLogPane("s3://a/b", Flush("job")))
+    FileSystems._pipeline_options = None
+    assert pickler.loads(sent)._folder == "s3://a/b"
+    assert encryption().s3_server_side_encryption == "aws:kms"
+    s3 = storage_options().view_as(S3Options)
+    assert (s3.s3_endpoint_url, s3.s3_secret_access_key) == ("http://here", None)
+
+    FileSystems.set_options(PipelineOptions(["--s3_endpoint_url=http://there"]))  # Beam's word
+    pickler.loads(sent)
+    assert storage_options().view_as(S3Options).s3_endpoint_url == "http://there"

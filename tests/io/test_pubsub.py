@@ -9,6 +9,7 @@ import apache_beam as beam
 import msgspec
 import pyarrow as pa
 import pytest
+import xxhash
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.portability import common_urns
 from apache_beam.utils.timestamp import Timestamp
@@ -57,12 +58,14 @@ def test_an_address_tells_the_message_and_not_the_delivery() -> None:
 
 
 def test_an_attribute_can_tell_messages_that_were_published_twice() -> None:
-    messages = [message(1, id="k"), message(2, id="k"), message(3), message(4, id="")]
+    messages = [message(1, b"x", id="k"), message(2, b"x", id="k"), message(3), message(4, id="")]
+    messages.append(message(5, b"y", id="k"))
     batch = PubSubBatch(TOPIC, messages)
     sources = [segment.source for segment in to_chunk(batch, "id").segments]
     first, second, *others = (source.removeprefix(f"pubsub://{TOPIC}/") for source in sources)
-    assert first == second == "id=k"
-    assert others == ["m3", "m4"], "those that lack it are known by their own id"
+    assert first == second == f"id=k/{xxhash.xxh3_128_hexdigest(b'x')}"
+    assert others[:2] == ["m3", "m4"], "those that lack it are known by their own id"
+    assert others[2].startswith("id=k/") and others[2] != first, "it says something else"
 
 
 def test_attributes_are_put_into_records_for_mappings() -> None:

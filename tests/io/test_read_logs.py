@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from adtally.io.decompress import STORED_BYTES, decompressed
+from adtally.io.limits import Limits
 from adtally.io.logs import Block, LogFile, Span, list_files, pack
 from adtally.io.read_logs import (
     READ_ATTEMPTS,
@@ -156,7 +157,8 @@ def test_a_line_larger_than_read_buffers_and_chunks(tmp_path: Path) -> None:
     for cuts in ([], [1 << 20, 2 << 20, 3 << 20]):
         found = []
         for span in spans_of(file, cuts):
-            found += lines_in(list(read_chunks(Block("b", (span,)), 4096)))
+            chunks = read_chunks(Block("b", (span,)), 4096, Limits(record_bytes=6 << 20))
+            found += lines_in(list(chunks))
         assert [(offset, line) for _, offset, line in found] == expected_lines(data)
 
 
@@ -226,7 +228,9 @@ def test_members_and_padding_may_lie_across_reads(
     compression: str, parts: list[bytes], padding: int, step: int
 ) -> None:
     stored = b"".join(MEMBERS[compression](part) + b"\0" * padding for part in parts)
-    assert b"".join(decompressed(io.BytesIO(stored), compression, step)) == b"".join(parts)
+    assert b"".join(decompressed(io.BytesIO(stored), compression, step_bytes=step)) == b"".join(
+        parts
+    )
 
 
 @pytest.mark.parametrize("compression", MEMBERS)

@@ -248,11 +248,20 @@ def test_many_small_files_are_packed(tmp_path: Path) -> None:
     assert len(list((output / "events").rglob("*.parquet"))) < 20
 
 
-@pytest.mark.parametrize("sign", ["adtally.json", "events/**/*.parquet"])
-def test_interrupted_says_how_to_go_on(tmp_path: Path, sign: str) -> None:
+@pytest.mark.parametrize(
+    ("sign", "number", "word"),
+    [
+        ("adtally.json", signal.SIGINT, "interrupted"),
+        ("events/**/*.parquet", signal.SIGTERM, "ended by SIGTERM"),
+        ("events/**/*.parquet", signal.SIGINT, "interrupted"),
+    ],
+)
+def test_interrupted_says_how_to_go_on(
+    tmp_path: Path, sign: str, number: signal.Signals, word: str
+) -> None:
     made = tmp_path / "made"
     CliRunner().invoke(
-        cli, ["generate", "--events", "300000", "--seed", "1", "--output", str(made)]
+        cli, ["generate", "--events", "100000", "--seed", "1", "--output", str(made)]
     )
     output = tmp_path / "out"
     command = ["backfill", "--input", str(made / "logs"), "--output", str(output)]
@@ -264,10 +273,10 @@ def test_interrupted_says_how_to_go_on(tmp_path: Path, sign: str) -> None:
         while not list(output.glob(sign)):  # it has begun; it writes in Beam's worker
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "interrupted; the same command again completes it" in " ".join(said.split())
+    assert process.returncode == 128 + number, said
+    assert f"{word}; the same command again completes it" in " ".join(said.split())
     assert CliRunner().invoke(cli, command).exit_code == 0
 
 

@@ -50,6 +50,7 @@ EXAMPLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "window": (("60s", "5m", "60"), ("1 minute", "-5s")),
     "rollup": (("1h", "1h,1d"), ("1h;1d", "hour")),
     "dimensions": (("campaign_id,country",), ("campaign id",)),
+    "max_rows_per_window": (("10000", "0"), ("-1", "many", "1e4")),
     "allowed_lateness": (("1h",), ("an hour",)),
     "watermark_lag": (("30s",), ("30 seconds",)),
     "pane_every": (("10s",), ("ten",)),

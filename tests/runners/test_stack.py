@@ -18,6 +18,8 @@ from adtally.runners.local.service import MissingSystemPart, ServiceFailed, free
 from adtally.runners.local.stack import Stack
 from tests import streams
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 SOME = ("kinesis", "s3")
 
 

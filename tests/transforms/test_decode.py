@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from adtally.io import schema
 from adtally.io.arrow import tag
 from adtally.io.read_logs import LogChunk, Segment, UnreadableFile
-from adtally.transforms.decode import MONEY_LIMIT_MICROS, Decoded, Plausible, decode
+from adtally.transforms.decode import Decoded, decode
+from adtally.transforms.decode_checks import MONEY_LIMIT_MICROS, Plausible
 from adtally.transforms.decode_events import DEAD_LETTERS, EVENTS, DecodeEvents
 from adtally.transforms.mapping import Mapping, identity_mapping, load_mapping, parse_mapping
 

@@ -11,9 +11,10 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from adtally.io.limits import MAX_DEPTH, Limits
 from adtally.transforms import json_lines
 from adtally.transforms.json_lines import ParsedLines, parse_lines
-from adtally.transforms.json_rows import MAX_DEPTH, decode_rows, is_json, number_text
+from adtally.transforms.json_rows import decode_rows, is_json, number_text
 
 FIELDS = ["a", "cost", "campaign_id", "a_rather_long_field_name", "é"]
 UNKNOWN = ["b", "x_campaign_id", "ampaign_id", "another_rather_long_field_name", "ü", "", "q r"]
@@ -111,11 +112,11 @@ def reference(line: bytes, fields: list[str]) -> tuple[str, tuple[object, ...], 
         text = line.decode()
     except UnicodeDecodeError:
         return "invalid_utf8"
+    if depth(text) > MAX_DEPTH:
+        return "too_deep"
     try:
         found = load(text)
     except ValueError:
-        return "invalid_json"
-    if depth(text) > MAX_DEPTH:
         return "invalid_json"
     if not isinstance(found, dict):
         return "not_an_object"
@@ -377,8 +378,8 @@ def test_values(line: bytes, expected: tuple[object, ...]) -> None:
         (b'{"a":"\xff"}', "invalid_utf8", "byte 6"),
         (b'{"a":"\xed\xa0\x80"}', "invalid_utf8", "byte 6"),
         (b'\xef\xbb\xbf{"a":1}', "invalid_json", "byte 0"),
-        (b"[" * 100_000, "invalid_json", "deeper"),
-        (b'{"a":' * 100_000 + b"}" * 100_000, "invalid_json", "deeper"),
+        (b"[" * 100_000, "too_deep", "deeper"),
+        (b'{"a":' * 100_000 + b"}" * 100_000, "too_deep", "deeper"),
         (b'{"a":"' + rb"\"" * 100_000, "invalid_json", "truncated"),
     ],
 )
@@ -393,7 +394,7 @@ def test_rejections(line: bytes, error_type: str, message: str) -> None:
 def test_nesting_to_the_limit_is_accepted() -> None:
     inner = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
     assert values(b'{"a":%s}' % inner, ["a"]) == (inner.decode(), None)
-    assert alone(b'{"a":[%s]}' % inner, ["a"])[0] == "invalid_json"  # type: ignore[index]
+    assert alone(b'{"a":[%s]}' % inner, ["a"])[0] == "too_deep"  # type: ignore[index]
 
 
 def test_byte_order_mark_only_at_a_files_start() -> None:
@@ -413,7 +414,11 @@ def test_blocks_without_records(block: bytes) -> None:
 
 def test_very_long_lines() -> None:
     long = b'{"a":"' + b"x" * 10_000_000 + b'","b":"' + b"y" * 5_000_000 + b'"}'
-    parsed = parse_lines(b'{"a":1,"b":2}\n' + long + b"\n" + long[:-1] + b'\n{"a":2}', ["a"])
+    parsed = parse_lines(
+        b'{"a":1,"b":2}\n' + long + b"\n" + long[:-1] + b'\n{"a":2}',
+        ["a"],
+        limits=Limits(record_bytes=16 << 20),
+    )
     assert [len(text) for text in parsed.columns["a"].to_pylist()] == [1, 10_000_000, 1]
     assert [len(text or "") for text in parsed.extra.to_pylist()] == [7, 5_000_008, 0]
     assert [len(bad.payload) for bad in parsed.rejected] == [len(long) - 1]

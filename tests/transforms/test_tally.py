@@ -35,7 +35,7 @@ from adtally.transforms.tally_windows import (
     TallyWindows,
     Windowing,
 )
-from adtally.transforms.windows import GENERATION_BITS, SumOverflow
+from adtally.transforms.windows import GENERATION_BITS, MOST_MICROS
 
 MINUTE = 60_000
 T0 = 1_709_208_000_000
@@ -383,24 +383,28 @@ def test_all_dimensions_null_and_no_rows_at_all() -> None:
     assert (empty.summaries.num_rows, empty.flags.num_rows) == (0, 0)
 
 
-def test_a_sum_beyond_64_bits_fails_and_does_not_wrap() -> None:
+def test_a_sum_beyond_64_bits_stays_at_its_limit_and_does_not_wrap(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     half = 1 << 62
     fits = [event(cost_micros=half), event(event_id="f", cost_micros=half - 1)]
     (row,), _ = plain(tally([table(fits, ())], TallySpec(MINUTE, 0)))
-    assert row["cost_micros"] == (1 << 63) - 1
-    too_much = [*fits, event(event_id="g", cost_micros=1)]
-    with pytest.raises(
-        SumOverflow, match=r"cost_micros of advertiser 'a' in EUR .*2024-02-29.*micros_per_unit"
-    ):
-        tally([table(too_much, ())], TallySpec(MINUTE, 0))
+    assert row["cost_micros"] == MOST_MICROS
+    assert not caplog.records
+    too_much = [*fits, event(event_id="g", cost_micros=1), event(advertiser_id="b", cost_micros=5)]
+    (row, other), _ = plain(tally([table(too_much, ())], TallySpec(MINUTE, 0)))
+    assert (row["cost_micros"], row["net_cost_micros"], row["clicks"]) == (*[MOST_MICROS] * 2, 3)
+    assert other["cost_micros"] == 5
+    (logged,) = caplog.messages
+    assert "cost_micros of advertiser 'a' in EUR is 9223372036854775808" in logged
     duplicates = [*fits, event(cost_micros=half, content_hash=7)]
     assert tally([table(duplicates, ())], TallySpec(MINUTE, 0)).summaries.num_rows == 1
     base = tally(
         [table([*fits, event(event_id="g", occurred_at=T0 + MINUTE, cost_micros=1)], ())],
         TallySpec(MINUTE, 0),
     )
-    with pytest.raises(SumOverflow):
-        roll_up([base.summaries], 60 * MINUTE, 0, ())
+    rolled = roll_up([base.summaries], 60 * MINUTE, 0, ())
+    assert rolled["cost_micros"].to_pylist() == [MOST_MICROS]
 
 
 def test_a_later_generation_has_a_higher_version_whatever_it_saw() -> None:
