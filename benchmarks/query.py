@@ -1,4 +1,4 @@
-"""``python -m benchmarks.query``: what ``adtally query`` reads and how long it takes.
+"""``python -m benchmarks.query [bytes] [time]``: what ``adtally query`` reads, and its time.
 
 Bytes: a tenant's hour of a day's log of 2,000 tenants, on a disk (``/proc/self/io``) and on S3
 (ranges that the server gave), against the whole. Time: a month's roll-up of 2,000 tenants with
@@ -45,9 +45,11 @@ HOUR = 3_600_000
 DAY = 24 * HOUR
 
 
-def main() -> None:
-    tenant_hour(day())
-    month_roll_up(month())
+def main(parts: list[str]) -> None:
+    if "bytes" in parts or not parts:
+        tenant_hour(day())
+    if "time" in parts or not parts:
+        month_roll_up(month())
 
 
 def day() -> Path:
@@ -185,4 +187,4 @@ def _adtally(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""How fresh what is stored is: from listings, footers and three searches, never from all rows."""
+"""How fresh what is stored is: from listings, footers and a few searches, never from all rows."""
 
 from __future__ import annotations
 

@@ -26,7 +26,6 @@ from adtally.pipelines.sources import reach_options
 @click.command(cls=PassThrough)
 @click.option(
     "--to",
-    "target",
     required=True,
     metavar="URI",
     help="What the stream reads: kinesis://STREAM, or the topic, pubsub://projects/P/topics/T.",
@@ -110,7 +109,7 @@ def _tell(seconds: float | None, given: dict[str, Any]) -> bool:
     if seconds is None:
         click.echo(
             f"adtally: no search found the marker in {given['timeout']} s: see whether the stream "
-            f"runs, reads {given['target']} and writes to this Elasticsearch and index prefix.",
+            f"runs, reads {given['to']} and writes to this Elasticsearch and index prefix.",
             err=True,
         )
         return False
@@ -134,7 +133,7 @@ def _sender(given: dict[str, Any]) -> Callable[[bytes], None]:
     from adtally.io.pubsub_publisher import publish_lines
     from adtally.pipelines.sources import parse_kinesis, parse_topic
 
-    target = given["target"]
+    target = given["to"]
     if target.startswith("pubsub://"):
         topic = parse_topic(target, given["pubsub_endpoint"])
         return lambda line: _all(publish_lines(topic, [line]))

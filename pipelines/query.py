@@ -243,6 +243,10 @@ class Query:
             yield
         except _MISTAKES as error:
             raise QueryError(self._message(error, lines_above)) from error
+        except (duckdb.InterruptException, RuntimeError) as error:
+            if "interrupted" not in str(error):
+                raise
+            raise KeyboardInterrupt from error  # what it was, before it passed through DuckDB
         except duckdb.OutOfMemoryException as error:
             raise QueryFailed(
                 f"{str(error).splitlines()[0]}: it needs more memory, and could not spill; give a "

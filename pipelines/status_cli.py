@@ -24,7 +24,6 @@ from adtally.pipelines.run_cli import elasticsearch_of
 @elasticsearch_options
 @click.option(
     "--format",
-    "form",
     type=click.Choice(("table", "json", "prometheus")),
     default="table",
     show_default=True,
@@ -42,7 +41,7 @@ from adtally.pipelines.run_cli import elasticsearch_of
 @click.option("--debug", is_flag=True, help="Tracebacks.")
 @config_option
 @click.pass_context
-def status(ctx: click.Context, /, form: str, **given: Any) -> None:
+def status(ctx: click.Context, /, format: str, **given: Any) -> None:
     """Say how fresh what is stored is, and what did not get into it.
 
     Of --output, --elasticsearch or both.
@@ -69,9 +68,9 @@ def status(ctx: click.Context, /, form: str, **given: Any) -> None:
                 "dead letters, late events and the lag of Parquet lie in an output; give --output."
             )
         seen = states.status(given["output"], elastic, limits)
-        if form == "json":
+        if format == "json":
             click.echo(msgspec.json.encode(states.as_json(seen)).decode())
-        elif form == "prometheus":
+        elif format == "prometheus":
             click.echo(states.as_prometheus(seen.metrics()), nl=False)
         else:
             rows = list(states.as_rows(seen))
