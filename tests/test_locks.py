@@ -31,7 +31,7 @@ def pinned(*names: str) -> dict[str, str]:
     lines = [line for name in names for line in text(name).splitlines() if line[:1] not in "#-"]
     pairs = [re.sub(r"\[.*?\]", "", line).split("==") for line in lines]
     assert all(len(pair) == 2 for pair in pairs), "each has one version"
-    return {name.lower(): version for name, version in pairs}
+    return {name.lower().replace("_", "-"): version for name, version in pairs}
 
 
 @pytest.mark.parametrize("lock", sorted(LOCKED))
