@@ -103,6 +103,9 @@ class Tenant:
         """Keep a document until it is written."""
         pulled = Pulled(origin, hit.seq_no, bytes(hit.source))
         self.waiting.setdefault(shard.kind, {})[hit.id] = pulled
+        if origin not in self.reached:  # it may be written before its cursor moves
+            at = Origin(shard.kind, shard.index, self.cursor(origin))
+            self.reached[origin] = at
 
     def job(self, work: Callable[[TenantStore, State | None], State]) -> Callable[[], None]:
         """Work on the database, whose failure is this tenant's alone."""

@@ -16,6 +16,7 @@ from adtally.io.pull_databases import Databases, safe_name
 from adtally.io.pull_shards import Selection
 from adtally.io.pull_source import Source
 from adtally.io.pull_store import PullConflict
+from adtally.pipelines import pull as puller_module
 from adtally.pipelines.pull import Puller
 from adtally.pipelines.pull_roster import Plan
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
@@ -248,7 +249,10 @@ def test_of_two_pullers_one_gives_way_and_nothing_older_comes_back(
     place.same(written, "acme")
 
 
-def test_many_shards_of_an_index(written: Written, place: Place) -> None:
+def test_many_shards_of_an_index(
+    written: Written, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(puller_module, "WINDOW_NUMBERS", 7)
     prefix = written.config.index_prefix
     name = f"{prefix}-summaries-2026.03"
     written.client.indices.create(index=name, settings={"number_of_shards": 5})
@@ -262,6 +266,39 @@ def test_many_shards_of_an_index(written: Written, place: Place) -> None:
     assert written.pull(place.databases, buffer_bytes=1).written == 6 * 6
     place.same(written, *(x for x in names if x != names[7]))
     written.pull(place.databases, names)
+    place.same(written, *names)
+
+
+def test_what_was_read_before_a_pull_ended_is_not_read_again(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard is read in windows of operations; the cursor moves with each that was written."""
+    monkeypatch.setattr(puller_module, "WINDOW_NUMBERS", 20)
+    names = ["a", "b", "c"]
+    for minute in range(30):
+        for advertiser in names:
+            written.write("summaries", summaries(advertiser, [minute]))
+    written.write("summaries", summaries("b", range(5, 20), seen=2))
+    place = Place(Databases(f"sqlite:///{tmp_path}/{{advertiser}}.db"))
+    source = Source(written.config, Selection(kinds=("summaries",)))
+    ended = Puller(source, Plan(place.databases, tuple(names), buffer_bytes=1))
+    flush, flushed = ended._flush, []
+
+    def end() -> None:
+        flush()
+        flushed.append(1)
+        if len(flushed) == 3:
+            raise KeyboardInterrupt
+
+    ended._flush = end  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        ended.once()
+    ended.close()
+    source.close()
+    before = ended.totals().written
+    assert 60 < before < 180
+    rest = written.pull(place.databases, names)
+    assert rest.read == rest.written < 180 - 30  # but for the window that was not read to its end
     place.same(written, *names)
 
 
