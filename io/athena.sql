@@ -64,7 +64,8 @@ CREATE OR REPLACE VIEW generations AS
 SELECT generation, range_from, range_to, committed_at FROM ${prefix}generations;
 
 -- Summaries as they stand: of each window the latest generation that covers it, of each row the
--- highest version, and none that was folded into the row of all others since. window_seconds tells base windows and roll-ups apart: never sum over both.
+-- highest version, and none that was folded into the row of all others since. window_seconds
+-- tells base windows and roll-ups apart: never sum over both.
 CREATE OR REPLACE VIEW summaries AS
 WITH ruling AS (
     SELECT w.window_seconds, w.window_start, coalesce(max(g.generation), 0) AS generation

@@ -44,7 +44,8 @@ CREATE OR REPLACE VIEW generations AS
 SELECT * FROM ${generations};
 
 -- Summaries as they stand: of each window the latest generation that covers it, of each row the
--- highest version, and none that was folded into the row of all others since. window_seconds tells base windows and roll-ups apart: never sum over both.
+-- highest version, and none that was folded into the row of all others since. window_seconds
+-- tells base windows and roll-ups apart: never sum over both.
 CREATE OR REPLACE VIEW summaries AS
 WITH stored AS (
     SELECT * FROM ${summaries}
