@@ -20,6 +20,15 @@ from adtally.io.manifest import MANIFEST_NAME, read_manifest
 from adtally.io.ranged_files import STORES, RangedFiles
 from adtally.io.stored import Restriction, list_stored, partition_columns, scan
 from adtally.io.views import views_sql
+from adtally.pipelines.query_parts import (
+    MISTAKES,
+    QueryError,
+    QueryFailed,
+    plain,
+    scans,
+    whole,
+    without_end,
+)
 
 BATCH_ROWS: Final = 65_536
 
@@ -28,14 +37,6 @@ _MISSING: Final = re.compile(
 )
 _LINE: Final = re.compile(r"^LINE (\d+):", re.MULTILINE)
 _MACROS: Final = ("summaries_by", "net_summaries_by")
-
-
-class QueryError(ValueError):
-    """A query, or what it is to see, that cannot be meant; says where, and what there is."""
-
-
-class QueryFailed(RuntimeError):
-    """A query that was understood and could not be answered; says why."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Query:
         checked = self._checked(sql)
         with self._told():
             reader = self._connection.sql(checked).to_arrow_reader(BATCH_ROWS)
-        return pa.RecordBatchReader.from_batches(_plain(reader.schema), self._batches(reader))
+        return pa.RecordBatchReader.from_batches(plain(reader.schema), self._batches(reader))
 
     def explain(self, sql: str) -> Cost:
         """Run a query, throw its rows away, and say what it took.
@@ -186,8 +187,8 @@ class Query:
             told = run(f"EXPLAIN (ANALYZE, FORMAT JSON) {checked}").fetchall()[0][1]
             after = self._bytes()
             drawn = run(f"EXPLAIN {checked}").fetchall()[0][1]
-        scans = list(_scans(json.loads(told)))
-        files_read = sum(int(scan["extra_info"].get("Total Files Read", 0)) for scan in scans)
+        scanned = list(scans(json.loads(told)))
+        files_read = sum(int(scan["extra_info"].get("Total Files Read", 0)) for scan in scanned)
         if self._remote:
             files_read = len(self._opened() - opened_before)
         return Cost(
@@ -195,8 +196,8 @@ class Query:
             sum(entry.size for entry in self._stored.entries),
             files_read,
             len(self._stored.entries),
-            sum(scan.get("row_groups_scanned", 0) for scan in scans),
-            sum(scan.get("total_row_groups_to_scan", 0) for scan in scans),
+            sum(scan.get("row_groups_scanned", 0) for scan in scanned),
+            sum(scan.get("total_row_groups_to_scan", 0) for scan in scanned),
             self._remote.requests - requests_before if self._remote else 0,
             drawn,
         )
@@ -221,18 +222,18 @@ class Query:
                 "refused, as outputs are only read. SHOW TABLES and DESCRIBE events say what "
                 "there is."
             )
-        text = _without_end(statements[0].query)
+        text = without_end(statements[0].query)
         # DuckDB calls WITH x AS (COPY ...) SELECT a SELECT; inside of another one it refuses it.
         with self._told(lines_above=1):
             self._connection.execute(f"DESCRIBE SELECT * FROM (\n{text}\n)").fetchall()
         return text
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        schema = _plain(reader.schema)
+        schema = plain(reader.schema)
         with self._told():
             for batch in reader:
                 arrays = [
-                    _whole(array, one) for array, one in zip(batch.columns, schema, strict=True)
+                    whole(array, one) for array, one in zip(batch.columns, schema, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -241,7 +242,7 @@ class Query:
         """What DuckDB says, with the lines as the user counts them."""
         try:
             yield
-        except _MISTAKES as error:
+        except MISTAKES as error:
             raise QueryError(self._message(error, lines_above)) from error
         except (duckdb.InterruptException, RuntimeError) as error:
             if "interrupted" not in str(error):
@@ -276,18 +277,8 @@ _CONFIG: Final[dict[str, Any]] = {
     "allow_community_extensions": False,
     "python_enable_replacements": False,
     "allow_persistent_secrets": False,
+    "enable_external_file_cache": False,  # reads small objects whole, side by side several times
 }
-_MISTAKES: Final = (
-    duckdb.ParserException,
-    duckdb.BinderException,
-    duckdb.CatalogException,
-    duckdb.PermissionException,
-    duckdb.SyntaxException,
-    duckdb.InvalidInputException,
-    duckdb.ConversionException,
-    duckdb.NotImplementedException,
-)
-_HUGE: Final = pa.decimal128(38, 0)  # what sums of int64 are to DuckDB, in Arrow
 
 
 def _check_range(seen: Restriction, window_seconds: int) -> None:
@@ -308,49 +299,3 @@ def _told_as(kind: type[Exception], what: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise kind(f"{what}: {error}") from error
-
-
-def _without_end(sql: str) -> str:
-    """A statement without the semicolons that end it, and comments between them."""
-    text = sql.encode()
-    end = len(text)
-    for at, kind in reversed(duckdb.tokenize(sql)):
-        if kind == duckdb.token_type.comment:
-            continue
-        if text[at : at + 1] != b";":
-            break
-        end = at
-    return text[:end].decode()
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Columns with names of their own, and whole numbers of 64 bits."""
-    names: list[str] = []
-    for one in schema:
-        name, copies = one.name, 1
-        while name in names:
-            name, copies = f"{one.name}_{copies}", copies + 1
-        names.append(name)
-    return pa.schema(
-        pa.field(name, pa.int64() if one.type == _HUGE else one.type)
-        for name, one in zip(names, schema, strict=True)
-    )
-
-
-def _whole(array: pa.Array, field: pa.Field) -> pa.Array:
-    if array.type == field.type:
-        return array
-    try:
-        return array.cast(field.type)
-    except pa.ArrowInvalid as error:
-        raise QueryFailed(
-            f"column {field.name} has numbers beyond 64 bits; cast it to VARCHAR or DOUBLE in the "
-            f"query."
-        ) from error
-
-
-def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for node in plan.get("operator", plan.get("children", [])):
-        if "TABLE_SCAN" in node.get("type", ""):
-            yield node
-        yield from _scans({"children": node.get("children", [])})
