@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header
 
-.PHONY: demo test check lint types bench bench-stream faults format clean system lock audit
+.PHONY: demo test check lint types bench bench-stream faults format clean system lock audit fuzz
 
 # What is installed is what was locked, byte for byte: pip refuses what has another hash.
 $(READY): requirements-build.lock requirements-dev.lock setup.py pyproject.toml
@@ -23,9 +23,11 @@ $(READY): requirements-build.lock requirements-dev.lock setup.py pyproject.toml
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Java, Maven and Node.js, for the local servers; says what to install where it cannot.
+# Java, Maven and Node.js, for the local servers; says what to install where it cannot. Without
+# PostgreSQL the tests that need it are skipped.
 system:
 	@sh runners/local/install_system.sh
+	@sh runners/local/install_system.sh postgresql || echo "make: going on without PostgreSQL."
 
 demo: $(READY)
 	@sh runners/local/install_system.sh || echo "make demo: going on without what is missing."
@@ -75,6 +77,10 @@ lock:
 audit: $(READY)
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	  -r requirements-build.lock -r requirements-dev.lock
+
+# A million hostile payloads through decode and what follows; some ten minutes on one core.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz
 
 clean:
 	rm -rf $(VENV) build dist demo-output benchmarks/data *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -40,5 +40,9 @@ setup(
         "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),
+    # What 'adtally pull' needs for PostgreSQL, as the tests have it.
+    extras_require={
+        "postgresql": [x for x in requirements("requirements-dev.txt") if x.startswith("psycopg")]
+    },
     entry_points={"console_scripts": ["adtally = adtally.pipelines.cli:main"]},
 )

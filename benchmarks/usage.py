@@ -33,6 +33,11 @@ class Usage:
         """Seconds of processor time since it was entered."""
         return (sum(self._ticks.values()) - self._before) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def busiest(self) -> float:
+        """Seconds of processor time of the process that used most, since it began."""
+        return max(self._ticks.values(), default=0) / os.sysconf("SC_CLK_TCK")
+
     def __enter__(self) -> Self:
         self._sample()
         self._before = sum(self._ticks.values())

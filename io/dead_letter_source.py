@@ -15,7 +15,7 @@ from adtally.io.files import read_bytes
 from adtally.io.logs import Block
 from adtally.io.objects import Storing
 from adtally.io.progress import Progress, ProgressWriter
-from adtally.io.read_logs import LogChunk, Segment
+from adtally.io.read_logs import CHUNK_BYTES, LogChunk, Segment
 from adtally.io.sources import NAMESPACE
 
 CHUNKS: Final = "chunks"
@@ -56,14 +56,11 @@ class _ReadPayloads(Storing):
         self._kept = Metrics.counter(NAMESPACE, "dead_letters_kept")
 
     def process(self, block: Block) -> Iterator[Any]:
-        letters: list[DeadLetter] = []
-        for span in block.spans:
-            try:
-                letters += decode_lines(read_bytes(span.file.path))
-            except ValueError as error:
-                raise ValueError(f"{span.file.path}: {error}") from error
-        chunk, kept = payload_chunk(block, letters)
-        yield chunk
+        kept = []
+        for sequence, letters in enumerate(_batches(block)):
+            chunk, others = payload_chunk(block, letters, sequence)
+            kept += others
+            yield chunk
         if kept:
             yield TaggedOutput(KEPT, LetterBatch(f"{block.name}-kept", 0, kept))
         self._files.inc(len(block.spans))
@@ -71,9 +68,28 @@ class _ReadPayloads(Storing):
         self._progress.add(Progress(files=len(block.spans), stored_bytes=block.stored_bytes))
 
 
-def payload_chunk(block: Block, letters: list[DeadLetter]) -> tuple[LogChunk, list[DeadLetter]]:
+def _batches(block: Block) -> Iterator[list[DeadLetter]]:
+    """Letters of a block, of about ``CHUNK_BYTES`` of payloads at a time; at least one batch."""
+    letters: list[DeadLetter] = []
+    size = 0
+    for span in block.spans:
+        try:
+            for letter in decode_lines(read_bytes(span.file.path)):
+                letters.append(letter)
+                size += len(letter.payload)
+                if size >= CHUNK_BYTES:
+                    yield letters
+                    letters, size = [], 0
+        except ValueError as error:
+            raise ValueError(f"{span.file.path}: {error}") from error
+    yield letters
+
+
+def payload_chunk(
+    block: Block, letters: list[DeadLetter], sequence: int = 0
+) -> tuple[LogChunk, list[DeadLetter]]:
     """The records of replayable letters as one chunk, each line at its own address."""
-    chunk = LogChunk(block.name, 0)
+    chunk = LogChunk(block.name, sequence)
     kept, lines, size = [], [], 0
     for letter in letters:
         if letter.stage != REPLAYABLE_STAGE or not letter.position.isdecimal():

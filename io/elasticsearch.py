@@ -26,6 +26,7 @@ from adtally.io.elasticsearch_client import (
     connect,
     denied,
     not_trusted,
+    tenants_template,
 )
 from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.windows import GENERATION_BITS
@@ -80,6 +81,8 @@ def index_template(config: ElasticsearchConfig, kind: str) -> dict[str, Any]:
         "index_patterns": [config.index_pattern(kind)],
         "version": TEMPLATE_VERSION,
         "priority": 200,
+        "composed_of": [tenants_template(config, kind)],
+        "ignore_missing_component_templates": [tenants_template(config, kind)],
         "template": {
             "settings": {"index.codec": "best_compression"},
             "mappings": {"dynamic": "strict", "properties": properties},

@@ -17,6 +17,7 @@ from adtally.io.elasticsearch_client import (
     ElasticsearchConfig,
     RequestRefused,
     denied,
+    error_type,
     not_trusted,
 )
 
@@ -182,7 +183,7 @@ class BulkWriter:
         elif status in (401, 403):
             return denied(error, self._config, "nothing can be written")
         else:
-            why = f"answers {status} ({str(error.message)[:200]})"
+            why = f"answers {status}{error_type(error)}"
         return RequestRefused(
             f"{', '.join(self._config.urls)} {why}; nothing can be written. Check the URL and "
             f"what stands between; then run again."

@@ -25,6 +25,7 @@ USERNAME_ENV: Final = "ADTALLY_ELASTICSEARCH_USERNAME"
 PASSWORD_ENV: Final = "ADTALLY_ELASTICSEARCH_PASSWORD"
 
 _LOG = logging.getLogger("adtally.elasticsearch")
+_ERROR_TYPE = re.compile(r"[a-z_]{1,60}")
 _INDEX_PREFIX = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 """Narrower than what Elasticsearch takes: a ``*`` would make deletes reach other indices."""
 
@@ -99,6 +100,11 @@ class ElasticsearchConfig:
     def index_pattern(self, kind: str) -> str:
         """All indices of ``summaries`` or ``flags``."""
         return f"{self.index_prefix}-{kind}-*"
+
+
+def tenants_template(config: ElasticsearchConfig, kind: str) -> str:
+    """Name of the component template with the tenants' aliases; there need not be one."""
+    return f"{config.index_prefix}-tenants-{kind}"
 
 
 def _check_url(url: str) -> None:
@@ -180,20 +186,27 @@ def not_trusted(error: TransportError, config: ElasticsearchConfig) -> RequestRe
     return RequestRefused(f"{', '.join(config.urls)} is not talked to: {why}. ({error.message})")
 
 
+def index_name(config: ElasticsearchConfig, kind: str, month: str) -> str:
+    """Where documents of a kind lie whose windows begin in a month, ``YYYY.MM``."""
+    return f"{config.index_prefix}-{kind}-{month}"
+
+
 def denied(error: ApiError, config: ElasticsearchConfig, what: str) -> AccessDenied:
     """What to tell people when a whole request was refused with 401 or 403."""
     return AccessDenied(
-        f"Elasticsearch answers {error.meta.status} ({_error_type(error)}): {what}. Check "
+        f"Elasticsearch answers {error.meta.status}{error_type(error)}: {what}. Check "
         f"{API_KEY_ENV}, or the user and {PASSWORD_ENV}, or their files. Needed are the cluster "
         f"privilege 'monitor' ('manage_index_templates' for setup) and the index privileges "
         f"'read', 'write', 'maintenance' and 'auto_configure' on {config.index_prefix}-*."
     )
 
 
-def _error_type(error: ApiError) -> str:
+def error_type(error: ApiError) -> str:
+    """What a server calls its refusal; empty for what may be anything, such as our own request."""
     body = error.body
     cause = body.get("error") if isinstance(body, dict) else None
-    return str(cause.get("type", "")) if isinstance(cause, dict) else str(error.message)[:100]
+    name = str(cause.get("type", "")) if isinstance(cause, dict) else str(error.message)
+    return f" ({name})" if _ERROR_TYPE.fullmatch(name) else ""
 
 
 def _tls(config: ElasticsearchConfig) -> dict[str, Any]:

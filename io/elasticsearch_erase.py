@@ -82,7 +82,7 @@ def forget_person(
     Raises:
         DocumentsLeft: the cluster refuses a document for good.
     """
-    counts = dict.fromkeys(KINDS, 0)
+    found: dict[str, set[tuple[str, str]]] = {kind: set() for kind in KINDS}
     for kind, query in _queries(person, known, window_seconds):
         for hits in pages(writer, config.index_pattern(kind), query, source=True):
             changed = [
@@ -90,10 +90,10 @@ def forget_person(
                 for hit in hits
                 if (new := _without(hit["_source"], kind, person, known, tokens, k)) is not None
             ]
-            counts[kind] += len(changed)
+            found[kind] |= {(document.index, document.id) for document in changed}
             if write:
                 _write(writer, changed)
-    return counts
+    return {kind: len(documents) for kind, documents in found.items()}
 
 
 def _queries(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from adtally.io import schema
 from adtally.io.elasticsearch_bulk import BulkWriter, Document
-from adtally.io.elasticsearch_client import ElasticsearchConfig
+from adtally.io.elasticsearch_client import ElasticsearchConfig, index_name
 from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.overflow import is_folded
 from adtally.transforms.windows import SEEN_MASK
@@ -77,7 +78,7 @@ def delete_folded(writer: BulkWriter, config: ElasticsearchConfig, folded: Itera
     before, superseded = writer.counts.written, writer.counts.superseded
     for start in range(0, len(newest), _WINDOWS_AT_A_TIME):
         some = newest[start : start + _WINDOWS_AT_A_TIME]
-        pattern = config.index_pattern("summaries")
+        pattern = ",".join(sorted({_index(config, one) for one in some}))
         query = {"bool": {"should": [_earlier(one) for one in some], "minimum_should_match": 1}}
         for hits in pages(writer, pattern, query, fields=_FIELDS):
             refused = writer.write([_delete(hit, versions) for hit in hits])
@@ -89,6 +90,11 @@ def delete_folded(writer: BulkWriter, config: ElasticsearchConfig, folded: Itera
     deleted = writer.counts.written - before
     writer.counts.written, writer.counts.superseded = before, superseded
     return deleted
+
+
+def _index(config: ElasticsearchConfig, one: Folded) -> str:
+    start = datetime.datetime.fromtimestamp(one.window_start_ms / 1000, datetime.UTC)
+    return index_name(config, "summaries", f"{start:%Y.%m}")
 
 
 def _earlier(one: Folded) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from adtally.io.arrow import tag
 from adtally.io.dead_letters import DeadLetter
 from adtally.io.elasticsearch import KINDS, check_templates
 from adtally.io.elasticsearch_bulk import BulkCounts, BulkWriter, Document, Refused
-from adtally.io.elasticsearch_client import ElasticsearchConfig, connect
+from adtally.io.elasticsearch_client import ElasticsearchConfig, connect, index_name
 from adtally.io.elasticsearch_folded import Folded, delete_folded, folded_in
 from adtally.io.objects import Storing
 from adtally.io.sources import NAMESPACE
@@ -175,7 +175,7 @@ def documents(
     for row, month, start in zip(shown.iter_rows(named=True), months, start_ms, strict=True):
         row["updated_at"] = updated_at
         row |= pane
-        index = f"{config.index_prefix}-{kind}-{month}"
+        index = index_name(config, kind, month)
         identity = document_id(kind, row, dimensions, start)
         action = {
             "index": {

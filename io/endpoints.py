@@ -100,6 +100,14 @@ def _untrusted(text: str, authority: str) -> str:
     return f"is signed by nobody who is trusted here. Give the authority: {authority}"
 
 
+def quiet_aws() -> None:
+    """Unless it is asked for by name, no debugging log of botocore: it has whole signed requests in
+    it, and with them the token of temporary credentials."""
+    log = logging.getLogger("botocore")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+
+
 @functools.lru_cache(maxsize=256)
 def warn_once(log: logging.Logger, text: str) -> None:
     """A warning, the first time in this process."""

@@ -15,7 +15,7 @@ import botocore.config
 import botocore.exceptions
 import botocore.parsers
 
-from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, refusal, warn_once
+from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, quiet_aws, refusal, warn_once
 from adtally.io.kinesis_errors import (
     IteratorExpired,
     KinesisSourceError,
@@ -95,6 +95,7 @@ def connect(config: KinesisConfig) -> Any:
             f"{config.endpoint_url} is not encrypted: events, and the token of temporary "
             f"credentials, can be read on the way; write https://",
         )
+    quiet_aws()
     session = boto3.session.Session()
     return session.client(
         "kinesis",

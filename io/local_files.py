@@ -54,6 +54,8 @@ def oddities(folder: str) -> dict[str, str]:
 
 
 def _refuse(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # the input itself, or a folder that went meanwhile
+        return
     raise FolderUnreadable(
         f"input folder {error.filename!r} cannot be listed ({error.strerror}): its logs would be "
         f"missing without a word. Grant access to it, or name the other folders."

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -95,7 +96,7 @@ class Databases:
         schema: in PostgreSQL, may have ``{advertiser}`` in it too.
         named: URLs by advertiser.
         create: make databases that a PostgreSQL server lacks.
-        environment: what ``${NAME}`` in URLs stands for.
+        environment: what ``${NAME}`` in URLs stands for: plain text of a part, or a whole URL.
 
     Raises:
         DatabaseConfigError: a URL cannot work.
@@ -154,7 +155,7 @@ class Databases:
                     f"{what} names ${{{match[1]}}}, which is not in the environment; set it."
                 )
             secrets.append(found)
-            return found
+            return found if match[0] == text else quote(found, safe="")
 
         try:
             url = sa.make_url(_VARIABLE.sub(value, text).replace(PLACE, name))

@@ -11,9 +11,7 @@ start.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +21,7 @@ from elasticsearch.serializer import CompatibilityModeJsonSerializer
 
 from adtally.io.elasticsearch_bulk import BulkWriter
 from adtally.io.elasticsearch_client import ElasticsearchConfig, connect
-from adtally.io.pull_tables import SCHEMA_VERSION
+from adtally.io.pull_shards import Selection, Shard
 
 PAGE_DOCUMENTS: Final = 5_000
 PAGE_ADVERTISERS: Final = 10_000
@@ -40,56 +38,6 @@ class SnapshotLost(RuntimeError):
     """Elasticsearch gave a snapshot up, or a shard moved; the rest is read from another one."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which documents are pulled.
-
-    Attributes:
-        kinds: of ``summaries``, ``flags``, ``verdicts`` and ``anomalies``.
-        window_seconds: sizes of windows of summaries; empty for all.
-        from_ms: windows that begin then or later; None for all.
-        to_ms: and before this.
-    """
-
-    kinds: tuple[str, ...] = ("summaries", "flags", "verdicts", "anomalies")
-    window_seconds: tuple[int, ...] = ()
-    from_ms: int | None = None
-    to_ms: int | None = None
-
-    def filters(self, kind: str) -> list[dict[str, Any]]:
-        """Of a query."""
-        made: list[dict[str, Any]] = []
-        if kind == "summaries" and self.window_seconds:
-            made.append({"terms": {"window_seconds": sorted(self.window_seconds)}})
-        if self.from_ms is not None or self.to_ms is not None:
-            ends = {"gte": self.from_ms, "lt": self.to_ms, "format": "epoch_millis"}
-            known = {key: end for key, end in ends.items() if end is not None}
-            made.append({"range": {"window_start": known}})
-        return made
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard as it is now.
-
-    Attributes:
-        history: of its numbers, and of what is selected from it.
-        checkpoint: its global checkpoint; -1 for an empty one.
-    """
-
-    kind: str
-    index: str
-    number: int
-    history: str
-    checkpoint: int
-
-    def origin(self, advertiser_id: str) -> int:
-        """63 bits that stand for this history of the shard in a tenant's database."""
-        parts = (advertiser_id, self.index, str(self.number), self.history)
-        digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
-
-
 class Hit(msgspec.Struct):
     """A document as a search gives it."""
 
@@ -97,7 +45,15 @@ class Hit(msgspec.Struct):
     sort: tuple[int, ...]
     source: msgspec.Raw = msgspec.field(name="_source", default=msgspec.Raw(b"{}"))
     seq_no: int = msgspec.field(name="_seq_no", default=-1)
-    routing: str = msgspec.field(name="_routing", default="")
+
+    @property
+    def advertiser_id(self) -> str:
+        """As the document says: its routing is lost where somebody reindexed it without."""
+        return _OWNER.decode(self.source).advertiser_id
+
+
+class _Owner(msgspec.Struct):
+    advertiser_id: str
 
 
 class _Hits(msgspec.Struct):
@@ -111,6 +67,7 @@ class _Page(msgspec.Struct):
 
 
 _PAGE: Final = msgspec.json.Decoder(_Page)
+_OWNER: Final = msgspec.json.Decoder(_Owner)
 
 
 class _Serializer(CompatibilityModeJsonSerializer):
@@ -164,33 +121,40 @@ class Source:
         Raises:
             SnapshotLost: a shard has no started primary, or a copy did not refresh.
         """
-        names = {kind: self._config.index_pattern(kind) for kind in self._selection.kinds}
-        pattern = list(names.values())
-        options: dict[str, Any] = {"index": pattern, "expand_wildcards": "open"}
         indices = self._client.indices
-        settings = self.ask(
-            lambda: indices.get_settings(**options, name=_SHARDS, flat_settings=True)
-        )
+        patterns = [self._config.index_pattern(kind) for kind in self._selection.kinds]
+        settings = [
+            self.ask(
+                lambda pattern=pattern: indices.get_settings(
+                    index=pattern, name=_SHARDS, flat_settings=True, expand_wildcards="open"
+                )
+            )
+            for pattern in patterns
+        ]
+        options: dict[str, Any] = {"index": patterns, "expand_wildcards": "open"}
         stats = self.ask(lambda: indices.stats(**options, level="shards", metric="docs"))
         refreshed = self.ask(lambda: indices.refresh(**options))
         if stats["_shards"]["failed"] or refreshed["_shards"]["failed"]:
             raise SnapshotLost("a shard did not answer")
-        found = []
-        for index, about in sorted(settings.items()):
-            (kind,) = (kind for kind, name in names.items() if index.startswith(name[:-1]))
-            copies = stats["indices"].get(index, {})
-            for number in range(int(about["settings"][_SHARDS])):
-                primary = _primary(copies.get("shards", {}).get(str(number), ()))
-                if primary is None:
-                    raise SnapshotLost(f"shard {number} of {index} has no primary")
-                history = (copies["uuid"], primary["commit"]["user_data"]["history_uuid"])
-                checkpoint = primary["seq_no"]["global_checkpoint"]
-                found.append(Shard(kind, index, number, self._history(kind, history), checkpoint))
-        return found
+        return [
+            shard
+            for kind, named in zip(self._selection.kinds, settings, strict=True)
+            for index, about in sorted(named.items())
+            for shard in self._of_index(
+                kind, index, int(about["settings"][_SHARDS]), stats["indices"].get(index, {})
+            )
+        ]
 
-    def _history(self, kind: str, ids: Sequence[str]) -> str:
-        selected = msgspec.json.encode([*ids, self._selection.filters(kind), SCHEMA_VERSION])
-        return hashlib.sha256(selected).hexdigest()[:32]
+    def _of_index(
+        self, kind: str, index: str, shards: int, stats: dict[str, Any]
+    ) -> Iterator[Shard]:
+        for number in range(shards):
+            primary = _primary(stats.get("shards", {}).get(str(number), ()))
+            if primary is None:
+                raise SnapshotLost(f"shard {number} of {index} has no primary")
+            history = (stats["uuid"], primary["commit"]["user_data"]["history_uuid"])
+            checkpoint = primary["seq_no"]["global_checkpoint"]
+            yield Shard(kind, index, number, self._selection.history(kind, history), checkpoint)
 
     def snapshot(self, shard: Shard) -> Snapshot:
         """A shard as it is now, to be closed."""

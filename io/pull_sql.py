@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -158,3 +161,13 @@ def table_sql(table: sa.Table, dialect: sa.Dialect) -> list[str]:
 def view_sql(dialect: str) -> str:
     """Statement that makes the view of net summaries."""
     return f"CREATE VIEW {NET_VIEW} AS {net_view(dialect)}"
+
+
+def advertisers_of(path: Path) -> list[str]:
+    """Whose rows a file of SQLite has; none where it is no file of ours."""
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+            return [name for (name,) in file.execute("SELECT advertiser_id FROM pull_state")]
+    except sqlite3.Error:
+        return []

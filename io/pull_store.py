@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -289,13 +287,3 @@ def _iso(start: Any) -> str:
         at = start.astimezone(datetime.UTC)
         return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
     return str(start)
-
-
-def advertisers_of(path: Path) -> list[str]:
-    """Whose rows a file of SQLite has; none where it is no file of ours."""
-    try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
-            return [name for (name,) in file.execute("SELECT advertiser_id FROM pull_state")]
-    except sqlite3.Error:
-        return []

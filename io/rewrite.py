@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adtally.io.files import atomic_write, delete, open_file, read_bytes
+from adtally.io.files import atomic_write, delete, find, open_file, read_bytes
+from adtally.io.objects import Entry
 from adtally.io.parquet import parquet_writer
 
 Change = Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
@@ -31,6 +32,10 @@ Keep = Callable[[bytes], bool]
 
 _SPOOLED_BYTES: Final = 8 << 20
 _PARQUET_OWN: Final = b"ARROW:schema"
+
+
+class ChangedMeanwhile(RuntimeError):
+    """Somebody else wrote a file while it was written again; theirs stays."""
 
 
 class UnreadableFile(RuntimeError):
@@ -53,7 +58,9 @@ def rewrite_parquet(
 
     Raises:
         UnreadableFile: it is no whole Parquet file.
+        ChangedMeanwhile: another run wrote it.
     """
+    before = find(path)
     with open_file(path) as file:
         parquet = _opened(file, path)
         groups = range(parquet.num_row_groups)
@@ -75,6 +82,7 @@ def rewrite_parquet(
                         writer.write_table(table, row_group_size=table.num_rows)
                 if notes:
                     writer.add_key_value_metadata(notes)
+            _check_same(path, before)
             if left or notes:
                 spool.seek(0)
                 with atomic_write(path) as target:
@@ -148,6 +156,7 @@ def rewrite_lines(path: str, keep: Keep, write: bool = True) -> int:
         UnreadableFile: it is not whole.
     """
     packed = path.endswith(".gz")
+    before = find(path)
     data = read_bytes(path)
     try:
         lines = (gzip.decompress(data) if packed else data).splitlines(keepends=True)
@@ -159,6 +168,7 @@ def rewrite_lines(path: str, keep: Keep, write: bool = True) -> int:
     kept = [line for line in lines if not line.strip() or keep(line)]
     removed = len(lines) - len(kept)
     if removed and write:
+        _check_same(path, before)
         if any(line.strip() for line in kept):
             text = b"".join(kept)
             with atomic_write(path) as target:
@@ -180,6 +190,14 @@ def rewrite_shared_lines(path: Path, keep: Keep, write: bool = True) -> int:
             temporary.chmod(path.stat().st_mode & 0o7777)
             temporary.replace(path)
     return len(lines) - len(kept)
+
+
+def _check_same(path: str, before: list[Entry]) -> None:
+    if find(path) != before:
+        raise ChangedMeanwhile(
+            f"{path} was written by another run meanwhile; it stays as that has left it. Let one "
+            f"erasure end before the next, and run this one again."
+        )
 
 
 def _opened(file: object, path: str) -> pq.ParquetFile:

@@ -19,7 +19,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
-from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, refusal, warn_once
+from adtally.io.endpoints import AWS_AUTHORITY, check_url, is_plain, quiet_aws, refusal, warn_once
 from adtally.io.objects import Entry, encryption, given_settings, split, storage_options
 
 SCHEME: Final = "s3"
@@ -239,6 +239,7 @@ def _made_client(settings: str, mode: str, attempts: int) -> Any:
     from apache_beam.io.aws.clients.s3 import boto3_client
     from botocore.config import Config
 
+    quiet_aws()
     given = json.loads(settings)
     made: Any = boto3_client.Client(given)
     session = botocore.session.get_session()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
 import polars as pl
@@ -24,8 +24,20 @@ from adtally.io.files import join
 from adtally.io.flush import Collect, Flush, digest, table_pieces
 from adtally.io.logs import identity
 from adtally.io.objects import Storing
-from adtally.io.parquet import LogWriter, date_partition, split_by_hour, write_table
+from adtally.io.parquet import (
+    LOG_ROW_GROUP_ROWS,
+    LogWriter,
+    date_partition,
+    split_by_hour,
+    write_table,
+)
 from adtally.io.sources import NAMESPACE
+
+LETTER_FILE_BYTES: Final = 32 << 20
+"""Of payloads and envelopes in memory before a file of dead letters is written: all of a block may
+fail, and a compressed one may hold gigabytes."""
+
+_ENVELOPE_BYTES: Final = 400
 
 
 @dataclass
@@ -115,7 +127,8 @@ class _WriteLogPane(Storing):
         events = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
         for partition, part in split_by_hour(events):
             path = join(self._folder, partition, f"{name}.parquet")
-            self._written.add(write_table(part, path, arrival_notes(part, reached)))
+            notes = arrival_notes(part, reached)
+            self._written.add(write_table(part, path, notes, LOG_ROW_GROUP_ROWS))
             self._rows.inc(part.num_rows)
 
 
@@ -228,9 +241,9 @@ def split_by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 class WriteDeadLetters(beam.PTransform):
     """Write dead letters below ``folder`` as ``date=/BLOCK-SEQUENCE.jsonl.gz``.
 
-    Guarantee: at least once, as the event log: one file per block of input, whole when the bundle
-    ends, under the same name when it is run again. With ``flush``, letters of a stream are
-    collected first and files named JOB-KEY-PANE-DIGEST.
+    Guarantee: at least once, as the event log: one file per block of input, or several large ones,
+    whole when the bundle ends, under the same names when it is run again. With ``flush``, letters
+    of a stream are collected first and files named JOB-KEY-PANE-DIGEST.
     """
 
     folder: str
@@ -252,30 +265,30 @@ class WriteDeadLetters(beam.PTransform):
 class _WriteLetters(Storing):
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._held: LetterBatch | None = None
+        self._name = ""
+        self._letters: list[DeadLetter] = []
 
     def setup(self) -> None:
         self._written = Metrics.counter(NAMESPACE, "dead_letters_written")
 
     def start_bundle(self) -> None:
-        self._held = None
+        self._block, self._letters, self._bytes = "", [], 0
 
     def process(self, batch: LetterBatch) -> None:
-        held = self._held
-        if held is not None and held.block == batch.block:
-            self._held = LetterBatch(held.block, held.sequence, held.letters + batch.letters)
-        else:
+        if batch.block != self._block or self._bytes >= LETTER_FILE_BYTES:
             self._write()
-            self._held = batch
+            self._block, self._name = batch.block, f"{batch.block}-{batch.sequence:05d}"
+        self._letters += batch.letters
+        self._bytes += sum(_ENVELOPE_BYTES + len(letter.payload) for letter in batch.letters)
 
     def finish_bundle(self) -> None:
         self._write()
 
     def _write(self) -> None:
-        batch, self._held = self._held, None
-        if batch is not None and batch.letters:
-            write_dead_letters(batch.letters, self._folder, f"{batch.block}-{batch.sequence:05d}")
-            self._written.inc(len(batch.letters))
+        letters, self._letters, self._bytes = self._letters, [], 0
+        if letters:
+            write_dead_letters(letters, self._folder, self._name)
+            self._written.inc(len(letters))
 
 
 def _lines(batch: LetterBatch) -> list[bytes]:

@@ -72,7 +72,7 @@ def views_sql(
         window_ms=window_seconds * 1000,
         allowed_lateness_ms=allowed_lateness_seconds * 1000,
         identity=", ".join(identity),
-        folded=is_folded(dimensions),
+        void=_void(dimensions),
         placed=", ".join(placed(dimensions)),
         events=scan(output, "events", schema.EVENT_SCHEMA),
         summaries=scan(output, "summaries", summary),
@@ -114,6 +114,19 @@ def is_folded(dimensions: Sequence[str], prefix: str = "") -> str:
     """SQL for whether a row of summaries is the one that others are folded into."""
     others = [f"{prefix}{name} IS NOT DISTINCT FROM {quoted(OTHER)}" for name in dimensions]
     return " AND ".join(others) or "false"
+
+
+def _void(dimensions: Sequence[str]) -> str:
+    """A join that leaves out rows of a lower version than the one that others were folded into."""
+    if not dimensions:
+        return ""
+    keys = ("advertiser_id", "window_seconds", "window_start", "generation")
+    same = " AND ".join(f"f.{key} = stored.{key}" for key in keys)
+    return f"""
+ANTI JOIN (
+    SELECT {", ".join(keys)}, max(version) AS version FROM stored
+    WHERE {is_folded(dimensions)} GROUP BY ALL
+) f ON {same} AND f.version > stored.version"""
 
 
 def placed(dimensions: Sequence[str]) -> list[str]:

@@ -56,12 +56,10 @@ WITH stored AS (
     GROUP BY w.window_seconds, w.window_start
 )
 SELECT stored.* FROM stored
-JOIN ruling USING (window_seconds, window_start, generation)
+JOIN ruling USING (window_seconds, window_start, generation)${void}
 QUALIFY row_number() OVER (
     PARTITION BY ${identity} ORDER BY version DESC
-) = 1 AND version >= coalesce(max(version) FILTER (${folded}) OVER (
-    PARTITION BY advertiser_id, window_seconds, window_start
-), version);
+) = 1;
 
 -- Flags as they stand, one row per verdict.
 CREATE OR REPLACE VIEW flags AS

@@ -336,8 +336,8 @@ def _check_earlier_run(job: Job) -> None:
         if limits.get(name, value) < value:  # files of events that are now dead would stay
             raise ConfigError(
                 f"these inputs were back-filled into {job.output} with a limit {name} of {value}, "
-                f"now {limits[name]}: events that it refuses would stay in the log. Give {value} or "
-                f"more, or use another --output."
+                f"now {limits[name]}: events that it refuses would stay in the log. Give {value} "
+                f"or more, or use another --output."
             )
 
 

@@ -13,9 +13,11 @@ from adtally.pipelines.failures import CONTEXT
 from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
 from adtally.pipelines.local_cli import local
+from adtally.pipelines.probe_cli import probe
 from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.pull_cli import pull
 from adtally.pipelines.query_cli import query
+from adtally.pipelines.status_cli import status
 from adtally.pipelines.stream_cli import stream
 
 
@@ -42,10 +44,12 @@ for command in (
     feed,
     generate,
     local,
+    probe,
     profile,
     pull,
     query,
     replay,
+    status,
     stream,
 ):
     cli.add_command(command)

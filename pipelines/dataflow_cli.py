@@ -44,9 +44,6 @@ OURS: Final = {
 }
 """Options of ours, by what Beam and the launcher of a Flex Template call them."""
 
-SECRET: Final = ("s3_secret_access_key", "s3_session_token")
-"""Options of Beam that would be read by whoever may look at the job."""
-
 dataflow_options = options(
     click.option("--dataflow-project", default="", help="Id of the project that the job runs in."),
     click.option("--dataflow-region", default="", help="Such as europe-west1."),
@@ -184,11 +181,6 @@ def _check_beam(arguments: tuple[str, ...]) -> None:
 
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0]
-        if name in SECRET:
-            raise ConfigError(
-                f"--{name} would be in the job's description, for all to read who may see the job; "
-                f"leave it out, and let the workers' service account have access instead."
-            )
         if argument.startswith("--") and name in OURS:
             raise ConfigError(
                 f"--{name} is Beam's, and would not be checked before the job is sent; "

@@ -214,6 +214,8 @@ class _Erasure:
                 self.output, self._person, self.tokens, self._window_ms, self._tell
             )
             self._plan.add(found)
+            if self._request.elasticsearch is not None:  # documents are found by their windows
+                self._plan.windows |= places.counted_windows(self.output, self._person, self._tell)
 
     def everywhere(self, write: bool) -> dict[str, Counter[str]]:
         """All places, one after the other; the log last but for what names inputs."""
@@ -222,7 +224,9 @@ class _Erasure:
             self._look_ahead()
         found: dict[str, Counter[str]] = {}
         if request.elasticsearch is not None:
+            self._tell("elasticsearch", 0, 1)
             found["elasticsearch"] = self._documents(request.elasticsearch, write)
+            self._tell("elasticsearch", 1, 1)
         users = tuple(name for name in (request.user, self._stored) if name)
         search = LetterSearch(request.advertiser, tuple(dict.fromkeys(users)), request.mapping)
         found |= places.letters(self.output, search, write, self._tell)
@@ -251,26 +255,18 @@ class _Erasure:
         return found
 
     def _documents(self, config: ElasticsearchConfig, write: bool) -> Counter[str]:
-        from adtally.io import elasticsearch_erase as documents
-        from adtally.io.elasticsearch import connect
-        from adtally.io.elasticsearch_bulk import BulkWriter
+        from adtally.pipelines import erase_documents
 
-        self._tell("elasticsearch", 0, 1)
-        with contextlib.closing(connect(config)) as client:
-            writer = BulkWriter(client, config)
-            person = self._person
-            if person is None and self._request.user is not None:
-                return Counter()  # no user is stored
-            if person is None:
-                counts = documents.erase_advertiser(writer, config, self._request.name, write)
-            else:
-                seconds = {self._known["window_seconds"], *self._known.get("rollup_seconds", ())}
-                k = self._known.get("uniques_k", UNIQUES_K)
-                counts = documents.forget_person(
-                    writer, config, person, self._plan, self.tokens, sorted(seconds), k, write
-                )
-        self._tell("elasticsearch", 1, 1)
-        return Counter(counts) - Counter()
+        person, known = self._person, self._known
+        if person is not None:
+            seconds = {known["window_seconds"], *known.get("rollup_seconds", ())}
+            k = known.get("uniques_k", UNIQUES_K)
+            return erase_documents.person_documents(
+                config, person, self._plan, self.tokens, sorted(seconds), k, write
+            )
+        if self._request.user is not None:
+            return Counter()  # no user is stored
+        return erase_documents.tenant_documents(config, self._request.name, write)
 
     def renew_views(self, found: dict[str, Counter[str]]) -> None:
         """Kinds that have no files any more have to be empty views."""

@@ -103,7 +103,8 @@ def erase(ctx: click.Context, /, **given: Any) -> None:
         if not given["yes"]:
             if not sys.stdin.isatty():
                 raise click.UsageError("nothing was changed; say --yes to erase what is listed.")
-            click.confirm("Erase this? It cannot be undone", abort=True, err=True)
+            if not click.confirm("Erase this? It cannot be undone", err=True):
+                raise click.ClickException("nothing was changed.")
         with _Shown(console, given["quiet"]) as tell:
             done = erasing.erase(request, tell)
         _show(done.found, "erased", request, console)

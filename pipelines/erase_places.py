@@ -40,7 +40,7 @@ from adtally.transforms.forget import (
     is_theirs,
     plan,
 )
-from adtally.transforms.forget_rows import forget_flag_rows, forget_summary_rows
+from adtally.transforms.forget_rows import forget_flag_rows, forget_summary_rows, user_hash
 from adtally.transforms.rules.ruleset import Ruleset
 
 TABLES: Final = ("events", "late", "summaries", "flags", "verdicts", "anomalies")
@@ -81,6 +81,27 @@ def planned(output: str, person: Person, tokens: Tokens, window_ms: int, tell: T
             others.append(copies.filter(~_theirs(copies, person)))
     copies = pl.concat(others) if others else found.clear()
     return plan(found, copies, window_ms, tokens)
+
+
+def counted_windows(output: str, person: Person, tell: Tell) -> set[tuple[str, int]]:
+    """(advertiser, start in ms) of stored summaries that count a person, the log there or not."""
+    old = user_hash(person.user)
+
+    def look(path: str) -> set[tuple[str, int]]:
+        rows = read_columns(path, ("advertiser_id", "window_start", "unique_user_hashes"))
+        theirs = pl.col("unique_user_hashes").list.contains(old)
+        if person.advertiser is not None:
+            theirs &= pl.col("advertiser_id") == person.advertiser
+        found = rows.filter(theirs)
+        return set(found.select("advertiser_id", pl.col("window_start").dt.epoch("ms")).iter_rows())
+
+    paths = _tables(output, "summaries")
+    windows: set[tuple[str, int]] = set()
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+        for done, found in enumerate(threads.map(look, paths), start=1):
+            windows |= found
+            tell("plan", done, len(paths))
+    return windows
 
 
 def _their_rows(paths: Sequence[str], person: Person, tell: Tell) -> pl.DataFrame | None:

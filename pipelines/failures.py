@@ -33,7 +33,10 @@ USAGE_ERRORS = frozenset(
         "QueryError",
         "RuleError",
         "NoInput",
+        "SecurityMissing",
         "TemplatesMissing",
+        "TooManyTenants",
+        "TooYoung",
     }
 )
 """Errors that a user mends by changing the command; by name, so that none is imported for it."""

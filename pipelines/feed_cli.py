@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
 from adtally.pipelines.sources import reach_options
+
+if TYPE_CHECKING:
+    from adtally.io.read_logs import CutLine, LogChunk
 
 
 @click.command()
@@ -86,4 +89,14 @@ def lines_of(inputs: Sequence[str]) -> Iterator[bytes]:
         for chunk in read_chunks(block):
             for problem in chunk.unreadable:
                 raise PutError(f"{problem.source} at byte {problem.position}: {problem.message}")
+            for cut in chunk.cut:
+                raise PutError(
+                    f"a line of {cut.line_bytes:,} bytes in {_source_of(chunk, cut)} is longer "
+                    f"than any stream takes; leave it out."
+                )
             yield from (line for line in chunk.data.split(b"\n") if line.strip())
+
+
+def _source_of(chunk: LogChunk, cut: CutLine) -> str:
+    found = [one for one in chunk.segments if one.chunk_offset <= cut.chunk_offset]
+    return f"{found[-1].source} at byte {found[-1].source_offset}"

@@ -143,9 +143,9 @@ def _check_no_password(ctx: click.Context) -> None:
     if found:
         name = found[0] if not holds_password(found[0]) else "an argument"
         raise click.UsageError(
-            f"{name} has an address with a password in it, which would be seen in logs, jobs and "
-            f"lists of processes; leave it out, and give credentials through the environment or a "
-            f"file."
+            f"{name} has an address with a user or password in it, which would be seen in logs, "
+            f"jobs and lists of processes; leave it out, and give credentials through the "
+            f"environment or a file."
         )
 
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final
 
-import sqlalchemy as sa
-
-from adtally.io.pull_databases import Databases, Target, create_database, open_engine
-from adtally.io.pull_source import Hit, Shard, Snapshot, SnapshotLost, Source
-from adtally.io.pull_store import Origin, State, TenantStore, advertisers_of
-from adtally.pipelines.pull_tenants import ATTEMPTS, FIRST_WAIT_SECONDS, Tenant, View
-from adtally.pipelines.pull_workers import Workers
-
-BUFFER_BYTES: Final = 128 << 20
-"""Of documents that wait to be written; of 2,000 tenants each has a transaction for 60 kB."""
+from adtally.io.pull_shards import Shard
+from adtally.io.pull_source import PAGE_DOCUMENTS, Hit, Snapshot, SnapshotLost, Source
+from adtally.io.pull_store import Origin, State, TenantStore
+from adtally.pipelines.pull_roster import Plan, Roster, Totals
+from adtally.pipelines.pull_tenants import ATTEMPTS, FIRST_WAIT_SECONDS, Tenant, View, joined
+from adtally.pipelines.pull_workers import Workers, ahead
 
 SHARDS_AT_A_TIME: Final = 16
 """Snapshots that are open at a time."""
 
-GROUPS: Final = 8
-"""Cursors of a shard that are read from; more of them are joined, from the lowest on."""
+WINDOW_NUMBERS: Final = 50_000
+"""Operations of a shard that are read before a cursor moves; more where few documents are left of
+them."""
 
-WINDOW_NUMBERS: Final = 500_000
-"""Operations of a shard that are read before a cursor moves: what a killed pull reads again."""
+FLUSH_SECONDS: Final = 20.0
+"""Documents wait no longer to be written: what a pull loses that is killed."""
 
 FEW_NAMES: Final = 10_000
 """Advertisers in one query; Elasticsearch takes 65,536."""
@@ -40,44 +34,7 @@ SAVE_SECONDS: Final = 60.0
 LOST_SNAPSHOTS: Final = 20
 """In a row: a cluster that cannot keep a snapshot for a round will not keep the next either."""
 
-T = TypeVar("T")
 _LOG = logging.getLogger("adtally")
-
-
-@dataclass
-class Totals:
-    """What a pull has done so far."""
-
-    tenants: int = 0
-    read: int = 0
-    written: int = 0
-    removed: int = 0
-    rounds: int = 0
-    kept: int = 0
-    without_database: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    """Why, by advertiser, with the address of the database; without secrets."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to pull.
-
-    Attributes:
-        databases: which is whose.
-        advertisers: those to pull; None for all that Elasticsearch has.
-        workers: jobs at a time on one database server.
-        drop: delete rows of indices that are gone, too.
-        buffer_bytes: see :data:`BUFFER_BYTES`.
-        patience_seconds: for the last databases, when all others are done.
-    """
-
-    databases: Databases
-    advertisers: tuple[str, ...] | None = None
-    workers: int = 8
-    drop: bool = False
-    buffer_bytes: int = BUFFER_BYTES
-    patience_seconds: float = 120.0
 
 
 class Puller:
@@ -92,65 +49,19 @@ class Puller:
         self._source = source
         self._plan = plan
         self._workers = Workers(plan.workers)
-        self._tenants: dict[str, Tenant] = {}
-        self._engines: dict[sa.URL, sa.Engine] = {}
-        self._without: set[str] = set()
+        self.roster = Roster(plan)
         self._seen: dict[tuple[str, int], Shard] = {}
-        self._bytes = 0
+        self._emptied()
         self._totals = Totals()
         self._following = False
-        for advertiser in self._known():
-            self._admit(advertiser)
-
-    def _known(self) -> Iterator[str]:
-        if self._plan.advertisers is not None:
-            yield from self._plan.advertisers
-            return
-        yield from self._plan.databases.named
-        for path in self._plan.databases.existing():  # Elasticsearch may have nothing of them left
-            yield from advertisers_of(path)
-
-    def _admit(self, advertiser_id: str) -> bool:
-        """Whether this advertiser is pulled and was not known."""
-        if advertiser_id in self._tenants or advertiser_id in self._without:
-            return False
-        target = self._plan.databases.of(advertiser_id)
-        if target is None:
-            self._without.add(advertiser_id)
-            return False
-        self._tenants[advertiser_id] = Tenant(
-            advertiser_id, target, lambda: self._store(target, advertiser_id)
-        )
-        return True
-
-    def _store(self, target: Target, advertiser_id: str) -> TenantStore:
-        engine = self._engines.get(target.url)
-        if engine is None:
-            if self._plan.databases.create and target.dialect != "sqlite":
-                create_database(target)
-            shared = self._plan.workers if target.schema else 0
-            engine = self._engines.setdefault(target.url, open_engine(target, shared))
-        return TenantStore(engine, target, advertiser_id)
 
     def totals(self) -> Totals:
         """What was done so far. Safe to ask for from another thread."""
-        tenants = list(self._tenants.values())
-        totals = self._totals
-        totals.tenants = len(tenants)
-        totals.written = sum(tenant.written for tenant in tenants)
-        totals.removed = sum(tenant.removed for tenant in tenants)
-        totals.without_database = len(self._without)
-        totals.failed = {
-            tenant.advertiser_id: f"{tenant.target.shown()}: {tenant.error}"
-            for tenant in tenants
-            if tenant.error
-        }
-        return totals
+        return self.roster.add_up(self._totals)
 
     def close(self) -> None:
         """Let connections go."""
-        for engine in self._engines.values():
-            engine.dispose()
+        self.roster.close()
 
     def once(self) -> Totals:
         """Pull until every database is where Elasticsearch was when it was read, or has failed
@@ -162,13 +73,13 @@ class Puller:
         """
         while True:
             more = self._round()
-            waiting = [x.retry_at for x in self._tenants.values() if self._unfinished(x)]
+            waiting = [x.retry_at for x in self.roster.tenants.values() if self._unfinished(x)]
             if more or waiting:
                 time.sleep(max(0.0, min(waiting, default=0.0) - time.monotonic()))
-            elif not any(tenant.busy for tenant in self._tenants.values()):
+            elif not any(tenant.busy for tenant in self.roster.tenants.values()):
                 return self.totals()
             elif not self._workers.finish(self._plan.patience_seconds):
-                for tenant in self._tenants.values():
+                for tenant in self.roster.tenants.values():
                     if tenant.busy:
                         tenant.error = f"no answer for {self._plan.patience_seconds:.0f} s"
                 return self.totals()
@@ -215,7 +126,7 @@ class Puller:
     def _load(self) -> None:
         """Ask databases for their states: new ones, and those that failed and are due."""
         now = time.monotonic()
-        for tenant in self._tenants.values():
+        for tenant in self.roster.tenants.values():
             if tenant.busy:
                 continue
             tenant.behind = False
@@ -228,7 +139,7 @@ class Puller:
         shards = self._source.shards()
         taking = [
             tenant
-            for tenant in self._tenants.values()
+            for tenant in self.roster.tenants.values()
             if tenant.ready and (self._following or not tenant.settled)
         ]
         full = any(not tenant.settled for tenant in taking) or not self._seen
@@ -257,13 +168,13 @@ class Puller:
                 documents = snapshot.documents()
                 snapshots.append((snapshot, documents))
                 if self._plan.advertisers is None:
-                    found |= any([*map(self._admit, documents)])
+                    found |= any([*map(self.roster.admit, documents)])
             for snapshot, documents in snapshots:
                 self._read(snapshot, documents, taking)
             for tenant in taking:
                 self._complete(tenant, snapshots)
-            self._bytes = 0
             self._workers.settle()
+            self._emptied()
         return found
 
     def _read(
@@ -292,22 +203,28 @@ class Puller:
             origin = tenant.origin(shard)
             wanted[tenant.advertiser_id] = (tenant, origin, tenant.cursor(origin))
         after: int | None = low
+        size = WINDOW_NUMBERS
         while after is not None:
-            to = after + WINDOW_NUMBERS if after + WINDOW_NUMBERS < shard.checkpoint else None
+            to = after + size if after + size < shard.checkpoint else None
+            found = 0
             for hits in ahead(snapshot.pages(after, to, names)):
+                found += len(hits)
                 self._keep(shard, hits, wanted)
             reached = Origin(shard.kind, shard.index, shard.checkpoint if to is None else to)
             for tenant, origin, cursor in wanted.values():
                 if tenant.ready and cursor < reached.seq_no:
                     tenant.reached[origin] = reached
+            if self._bytes > self._plan.buffer_bytes or time.monotonic() > self._flush_at:
+                self._flush()
             after = to
+            size = WINDOW_NUMBERS if found >= PAGE_DOCUMENTS else 2 * size
 
     def _keep(
         self, shard: Shard, hits: Sequence[Hit], wanted: dict[str, tuple[Tenant, int, int]]
     ) -> None:
         self._totals.read += len(hits)
         for hit in hits:
-            known = wanted.get(hit.routing)
+            known = wanted.get(hit.advertiser_id)
             if known is None or hit.seq_no <= known[2]:
                 continue
             tenant, origin, _ = known
@@ -316,15 +233,19 @@ class Puller:
                 self._bytes += len(hit.source)
             else:
                 tenant.behind = True
-        if self._bytes > self._plan.buffer_bytes:
+        if self._bytes > 2 * self._plan.buffer_bytes:  # of a window with long documents
             self._flush()
 
     def _flush(self) -> None:
-        for tenant in self._tenants.values():
+        for tenant in self.roster.tenants.values():
             if tenant.waiting and tenant.ready:
                 self._submit(tenant, tenant.write)
-        self._bytes = 0
         self._workers.settle()
+        self._emptied()
+
+    def _emptied(self) -> None:
+        self._bytes = 0
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def _submit(self, tenant: Tenant, work: Callable[[TenantStore, State | None], State]) -> None:
         self._workers.submit(tenant.target.server, tenant.job(work))
@@ -378,25 +299,3 @@ class Puller:
                 self._submit(tenant, tenant.drop(old))
         self._totals.kept = kept
         self._workers.settle()
-
-
-def joined(behind: dict[int, list[Tenant]]) -> list[tuple[int, list[Tenant]]]:
-    """Tenants by cursor, in at most :data:`GROUPS` groups: small ones are read from the cursor of a
-    larger one below them."""
-    if len(behind) <= GROUPS:
-        return list(behind.items())
-    largest = sorted(behind, key=lambda cursor: -len(behind[cursor]))[: GROUPS - 1]
-    anchors = sorted({*largest, min(behind)})
-    groups: dict[int, list[Tenant]] = {anchor: [] for anchor in anchors}
-    for cursor, tenants in behind.items():
-        groups[anchors[bisect.bisect_right(anchors, cursor) - 1]] += tenants
-    return list(groups.items())
-
-
-def ahead(pages: Iterator[T]) -> Iterator[T]:
-    """The same pages, each asked for while the one before it is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, pages, None)
-        while (page := coming.result()) is not None:
-            coming = thread.submit(next, pages, None)
-            yield page

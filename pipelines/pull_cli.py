@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
 from typing import Any
@@ -92,8 +91,12 @@ def pull(ctx: click.Context, /, **given: Any) -> None:
         config = elasticsearch_of(given)
         if config is None:
             raise click.UsageError("--elasticsearch URL is needed: where to pull from.")
-        from adtally.io.pull_source import Selection, Source
-        from adtally.pipelines.pull import Plan, Puller
+        if None not in (given["from_ms"], given["to_ms"]) and given["from_ms"] >= given["to_ms"]:
+            raise click.UsageError("--from is not before --to, so every row would be deleted.")
+        from adtally.io.pull_shards import Selection
+        from adtally.io.pull_source import Source
+        from adtally.pipelines.pull import Puller
+        from adtally.pipelines.pull_roster import Plan
 
         plan = Plan(
             databases=databases_of(given),
@@ -120,7 +123,6 @@ def _run(puller: Any, console: Console, given: dict[str, Any]) -> None:
     begun = time.monotonic()
     with watching(puller, console, quiet=given["quiet"]):
         if given["follow"]:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             puller.follow(given["every"])
         totals = puller.once()
     show(totals, time.monotonic() - begun, console)

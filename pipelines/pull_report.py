@@ -11,7 +11,8 @@ from typing import Final
 
 from rich.console import Console
 
-from adtally.pipelines.pull import Puller, Totals
+from adtally.pipelines.pull import Puller
+from adtally.pipelines.pull_roster import Totals
 
 LOG_SECONDS: Final = 10.0
 REFRESH_SECONDS: Final = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import logging
 import time
@@ -12,9 +13,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from adtally.io.pull_databases import DatabaseConfigError, Target
-from adtally.io.pull_source import Hit, Shard, Snapshot
+from adtally.io.pull_shards import Shard
+from adtally.io.pull_source import Hit, Snapshot
 from adtally.io.pull_store import UNREAD, Origin, PullConflict, SchemaTooNew, State, TenantStore
 from adtally.io.pull_tables import Pulled
+
+GROUPS: Final = 8
+"""Cursors of a shard that are read from; more of them are joined, from the lowest on."""
 
 ATTEMPTS: Final = 3
 """Of a pull that does not follow, at a database that fails."""
@@ -208,6 +213,19 @@ class Tenant:
             view.expected - have,
             view.shard.index,
         )
+
+
+def joined(behind: dict[int, list[Tenant]]) -> list[tuple[int, list[Tenant]]]:
+    """Tenants by cursor, in at most :data:`GROUPS` groups: small ones are read from the cursor of a
+    larger one below them."""
+    if len(behind) <= GROUPS:
+        return list(behind.items())
+    largest = sorted(behind, key=lambda cursor: -len(behind[cursor]))[: GROUPS - 1]
+    anchors = sorted({*largest, min(behind)})
+    groups: dict[int, list[Tenant]] = {anchor: [] for anchor in anchors}
+    for cursor, tenants in behind.items():
+        groups[anchors[bisect.bisect_right(anchors, cursor) - 1]] += tenants
+    return list(groups.items())
 
 
 def _reason(error: Exception) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 SLOW_SECONDS: Final = 2.0
 """A job that takes longer is waited for no more, and another may begin beside it."""
 
 MOST_THREADS: Final = 512
 """With more jobs than this hanging at the same time, others wait."""
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -109,3 +112,12 @@ class Workers:
             lane.active += 1
             self._running.add(job)
             return job
+
+
+def ahead(pages: Iterator[T]) -> Iterator[T]:
+    """The same pages, each asked for while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, pages, None)
+        while (page := coming.result()) is not None:
+            coming = thread.submit(next, pages, None)
+            yield page

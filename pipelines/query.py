@@ -64,6 +64,7 @@ class Cost:
         files: how many there are.
         row_groups_read: of Parquet files that were opened.
         row_groups: in these.
+        requests: ranges of objects that were read; 0 on a disk.
         plan: as DuckDB draws it.
     """
 
@@ -73,6 +74,7 @@ class Cost:
     files: int
     row_groups_read: int
     row_groups: int
+    requests: int
     plan: str
 
 
@@ -178,6 +180,7 @@ class Query:
         """
         checked = self._checked(sql)
         before, opened_before = self._bytes(), self._opened()
+        requests_before = self._remote.requests if self._remote else 0
         with self._told():
             run = self._connection.execute
             told = run(f"EXPLAIN (ANALYZE, FORMAT JSON) {checked}").fetchall()[0][1]
@@ -194,6 +197,7 @@ class Query:
             len(self._stored.entries),
             sum(scan.get("row_groups_scanned", 0) for scan in scans),
             sum(scan.get("total_row_groups_to_scan", 0) for scan in scans),
+            self._remote.requests - requests_before if self._remote else 0,
             drawn,
         )
 
@@ -239,6 +243,10 @@ class Query:
             yield
         except _MISTAKES as error:
             raise QueryError(self._message(error, lines_above)) from error
+        except (duckdb.InterruptException, RuntimeError) as error:
+            if "interrupted" not in str(error):
+                raise
+            raise KeyboardInterrupt from error  # what it was, before it passed through DuckDB
         except duckdb.OutOfMemoryException as error:
             raise QueryFailed(
                 f"{str(error).splitlines()[0]}: it needs more memory, and could not spill; give a "

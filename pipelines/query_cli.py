@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--format",
-    "form",
     type=click.Choice(("table", "csv", "json", "parquet")),
     help="json is an object a line.  [default: that of the file's ending, else table]",
 )
@@ -70,7 +69,7 @@ def query(
     from_ms: int | None,
     to_ms: int | None,
     advertiser: tuple[str, ...],
-    form: str | None,
+    format: str | None,
     save: str | None,
     rows: int,
     explain: bool,
@@ -94,7 +93,7 @@ def query(
     from adtally.pipelines.query import Limits, Query
 
     ready(ctx)
-    form = _form(form, save, output)
+    form = _form(format, save, output)
     text = sys.stdin.read() if sql == "-" else sql
     seen = Restriction(from_ms, to_ms, advertiser)
     with (
@@ -163,6 +162,8 @@ def _tell(cost: Cost, seconds: float) -> None:
     click.echo(f"bytes read       {amount}")
     click.echo(f"files read       {cost.files_read:,} of {cost.files:,} that may be read")
     click.echo(f"row groups read  {cost.row_groups_read:,} of {cost.row_groups:,} in these")
+    if cost.requests:
+        click.echo(f"requests         {cost.requests:,}")
     click.echo(f"seconds          {seconds:.2f}")
 
 

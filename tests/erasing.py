@@ -48,7 +48,7 @@ def run(*arguments: str, code: int = 0, given: str | None = None) -> Result:
     return result
 
 
-def logs_with(folder: Path, events: int = 1_500, seed: int = 3) -> Path:
+def logs_with(folder: Path, events: int = 500, seed: int = 3) -> Path:
     """Made-up logs, and beside them what an erasure can get wrong."""
     generate(
         GenerateConfig(

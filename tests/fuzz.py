@@ -1,6 +1,6 @@
 """Fuzzing: payloads through the decoder as production calls it, every one accounted for.
 
-``make fuzz`` runs a million; ``python -m tests.fuzz --atheris --runs N`` lets coverage guide it.
+``make fuzz`` runs a million; :mod:`tests.fuzz_guided` lets coverage guide it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import collections
 import datetime
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -321,38 +320,12 @@ def fuzz(
     return totals
 
 
-def guided(runs: int, corpus: str) -> None:
-    """Coverage-guided: bytes that reach new branches of our modules are mutated further."""
-    import atheris
-
-    every = ways()
-    seeds = Path(corpus)
-    seeds.mkdir(parents=True, exist_ok=True)
-    for way in every:
-        for number, line in enumerate(payloads(0, 300, way.record)):
-            (seeds / f"{way.name}-{number}").write_bytes(line[:4096])
-
-    def one(data: bytes) -> None:
-        lines = data.split(b"\n")
-        for way in every:
-            fuzz_batch(lines, way)
-
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-runs={runs}", "-max_len=8192", "-rss_limit_mb=0", corpus], one)
-    atheris.Fuzz()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--folder", default="/tmp/adtally-fuzz")
-    parser.add_argument("--atheris", action="store_true")
-    parser.add_argument("--runs", type=int, default=100_000)
     given = parser.parse_args()
-    if given.atheris:
-        guided(given.runs, f"{given.folder}/corpus")
-        return
     began = time.monotonic()
     for name, total in fuzz(given.count, given.seed, given.folder).items():
         print(f"{name}: {total}", flush=True)

@@ -19,8 +19,10 @@ from adtally.io import schema
 from adtally.io.elasticsearch_bulk import BulkWriter
 from adtally.io.elasticsearch_sink import documents
 from adtally.io.pull_databases import Databases
-from adtally.io.pull_source import Selection, Source
-from adtally.pipelines.pull import Plan, Puller, Totals
+from adtally.io.pull_shards import Selection
+from adtally.io.pull_source import Source
+from adtally.pipelines.pull import Puller
+from adtally.pipelines.pull_roster import Plan, Totals
 
 START_MS = 1_772_323_200_000  # 2026-03-01T00:00:00Z
 MINUTE_MS = 60_000

@@ -37,7 +37,9 @@ EASY_ANOMALIES = "rules.sivt_volume_anomaly = { threshold = 1.2, minimum = 5 }"
 AWS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
 
-def recent_logs(folder: Path, events: int, seed: int = 1, minutes_ago: int = 80) -> Path:
+def recent_logs(
+    folder: Path, events: int, seed: int = 1, minutes_ago: int = 80, advertisers: int = 2_000
+) -> Path:
     """Logs of the whole hour that holds a moment: duplicates, late, malformed, out of order.
 
     Some conversions follow the hour by up to 18 minutes: unless that is past as well, there are
@@ -49,7 +51,7 @@ def recent_logs(folder: Path, events: int, seed: int = 1, minutes_ago: int = 80)
         seed=seed,
         output=str(folder),
         events=events,
-        advertisers=2_000,
+        advertisers=advertisers,
         hours=1,
         start_ms=round(start.timestamp() * 1000),
         duplicate_ratio=0.05,

@@ -27,7 +27,7 @@ class Authority:
         self._made.cert_pem.write_to_path(self.file)
 
     def server(self, kind: str = "good") -> ssl.SSLContext:
-        """A certificate to show: ``good``, for ``elsewhere``, or ``expired``."""
+        """What a server shows: a certificate that is ``good``, ``elsewhere`` or ``expired``."""
         names = ("elsewhere.example",) if kind == "elsewhere" else HERE
         past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
         certificate = (

@@ -377,3 +377,48 @@ def test_settings_that_cannot_work(settings: dict[str, Any], words: str) -> None
     with pytest.raises(ElasticsearchConfigError, match=words) as caught:
         ElasticsearchConfig(**settings)
     assert SECRET not in str(caught.value)
+
+
+HOSTILE = (
+    *("../../x", "/a", "a,b", "..", "_id", "*", '"', "\\", "%2e%2e%2f", "a b", "é" * 128, "{}"),
+    *("\u202ea", "a\u2028b", "'; x", "?routing=b", "#", "+", "null", "x" * 256),
+)
+"""Ids within the limits that would do harm in an address, a routing value or a line of bulk."""
+
+
+def test_hostile_ids_are_written_found_and_deleted_as_they_are(config: ElasticsearchConfig) -> None:
+    table = summaries(len(HOSTILE))
+    ids = pa.array(HOSTILE, pa.string())
+    table = table.set_column(table.schema.get_field_index("advertiser_id"), "advertiser_id", ids)
+    table = table.append_column("campaign_id", ids)
+    write(config, table, [])
+    found = stored(config)
+    assert {(one["advertiser_id"], one["campaign_id"]) for one in found} == {
+        (text, text) for text in HOSTILE
+    }
+    with contextlib.closing(connect(config)) as client:
+        index = config.index_pattern("summaries")
+        for text in HOSTILE:
+            hits = client.search(index=index, query={"term": {"advertiser_id": text}})
+            assert [hit["_routing"] for hit in hits["hits"]["hits"]] == [text]
+        removed = delete_stale(
+            client,
+            config,
+            window_from_ms=START_MS,
+            window_to_ms=START_MS + 60 * MINUTE_MS,
+            generation=1,
+            window_seconds=[60],
+        )
+    assert removed == len(HOSTILE)
+
+
+def test_a_key_too_long_for_the_index_is_a_dead_letter_of_its_own(
+    config: ElasticsearchConfig,
+) -> None:
+    """Limits keep such ids out; where they were raised, neighbours are still written."""
+    table = summaries(3)
+    ids = pa.array(["a", "x" * 40_000, "b"], pa.string())
+    table = table.set_column(table.schema.get_field_index("advertiser_id"), "advertiser_id", ids)
+    refused = writer(config).write(made(config, table))
+    assert len(refused) == 1
+    assert sorted(one["advertiser_id"] for one in stored(config)) == ["a", "b"]

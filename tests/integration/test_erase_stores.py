@@ -90,7 +90,11 @@ def test_documents_of_a_user_and_of_a_tenant(
     tallied = documents(url, prefix)
     assert not any(spelled in str(tallied) for spelled in names(VICTIM))
 
+    run("elasticsearch", "tenants", "--advertiser", TENANT, *there)
     run("erase", *given, "--advertiser", TENANT, "--yes", "--quiet")
+    with connect(ElasticsearchConfig((url,), prefix)) as client:
+        assert TENANT not in str(client.cluster.get_component_template(name=f"{prefix}-*"))
+        assert TENANT not in str(client.indices.get_alias(index=f"{prefix}-*"))
     others = {key: hit for key, hit in tallied.items() if hit["_routing"] != TENANT}
     assert documents(url, prefix) == others != tallied
 

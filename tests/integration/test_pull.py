@@ -13,9 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from adtally.io.pull_databases import Databases, safe_name
-from adtally.io.pull_source import Selection, Source
+from adtally.io.pull_shards import Selection
+from adtally.io.pull_source import Source
 from adtally.io.pull_store import PullConflict
-from adtally.pipelines.pull import Plan, Puller
+from adtally.pipelines.pull import Puller
+from adtally.pipelines.pull_roster import Plan
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.postgres_server import PostgresServer
 from tests import pulls
@@ -236,7 +238,7 @@ def test_of_two_pullers_one_gives_way_and_nothing_older_comes_back(
         assert written.pull(place.databases).removed == 2
         read(*args)
         late._workers.settle()
-        conflicts.append(late._tenants["acme"].conflicts)
+        conflicts.append(late.roster.tenants["acme"].conflicts)
 
     late._complete = overtaken  # type: ignore[method-assign]
     assert late.once().failed == {}
@@ -310,7 +312,7 @@ def test_a_conflict_is_an_error_of_its_own(written: Written, tmp_path: Path) -> 
     databases = Databases(f"sqlite:///{tmp_path}/{{advertiser}}.db")
     source = Source(written.config, Selection())
     puller = Puller(source, Plan(databases, ("acme",)))
-    store = puller._tenants["acme"].open()
+    store = puller.roster.tenants["acme"].open()
     state = store.load()
     store.write(state, {}, {})
     with pytest.raises(PullConflict):

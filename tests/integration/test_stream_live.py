@@ -213,3 +213,21 @@ def test_a_correction_wins_while_the_stream_runs_on(
         streams.until(lambda: counted() == {"a": 8, "b": 8}, "the stream runs on")
         streams.until(lambda: in_views() == {"a": 8, "b": 8}, "so it does in Parquet")
         assert process.poll() is None
+
+        reach = ("--kinesis-region", REGION, "--kinesis-endpoint", kinesis_server.url)
+        metrics = tmp_path / "adtally.prom"
+        probed = run(
+            *("probe", "--to", "kinesis://corrected", *reach, *elastic[:2], *prefix),
+            *("--every", "1s", "--count", "2", "--metrics-file", str(metrics)),
+        )
+        assert probed.exit_code == 0, probed.output
+        assert probed.output.count("s from the stream to a search") == 2
+        assert "adtally_probe_seconds_count 2" in metrics.read_text()
+        healthy = run("status", *elastic[:2], *prefix, "--max-lag", "60s", "--format", "json")
+        assert healthy.exit_code == 0, healthy.output
+        assert json.loads(healthy.output)["lag_seconds"]["elasticsearch"] < 60
+        closed = run(
+            *("probe", "--to", "kinesis://corrected", *reach, *elastic[:2], *prefix),
+            *("--closed", "--timeout", "150s"),
+        )
+        assert closed.exit_code == 0, closed.output

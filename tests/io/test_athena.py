@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import sqlglot
@@ -20,6 +21,7 @@ from sqlglot import exp
 
 from adtally.io import athena, schema
 from adtally.pipelines.cli import cli
+from adtally.transforms.overflow import OTHER
 from tests import streams
 
 BUCKET = "s3://bucket/out"
@@ -73,10 +75,23 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call("generate", *made, "--output", str(folder))
     out = str(folder / "out")
     tallied = ("--output", out, "--rules", str(rules), "--rollup", "1h")
-    by = ("--dimensions", ",".join(DIMENSIONS))
+    by = ("--dimensions", ",".join(DIMENSIONS), "--max-rows-per-window", "1")
     call("backfill", "--input", str(folder / "logs"), *tallied, *by)
     call("backfill", "--input", f"{out}/events", *HOUR, *tallied, *by)
+    stale(folder / "out")
     return folder / "out"
+
+
+def stale(output: Path) -> None:
+    """Rows of an earlier pane, which the row of all others holds since."""
+    (base,) = output.glob("summaries/window=60s/generation=0/date=2026-03-01")
+    rows = pa.concat_tables([pq.read_table(path) for path in base.glob("*.parquet")])
+    folded = rows.filter(pc.equal(rows["campaign_id"], OTHER))
+    assert folded.num_rows
+    for name, value in (("campaign_id", "random"), ("version", 1)):
+        column = pa.repeat(pa.scalar(value, rows.schema.field(name).type), folded.num_rows)
+        folded = folded.set_column(rows.column_names.index(name), rows.schema.field(name), column)
+    pq.write_table(folded, base / "stale.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +236,8 @@ def test_the_views_show_what_those_of_duckdb_show(output: Path, printed: str) ->
         found = [list(row) for row in theirs.execute(query).fetchall()]
         assert expected, f"{view} is empty, so nothing is compared"
         assert found == expected, view
+    shown = "SELECT DISTINCT campaign_id FROM net_summaries WHERE campaign_id IN (?, ?)"
+    assert theirs.execute(shown, [OTHER, "random"]).fetchall() == [(OTHER,)]
     (late,) = theirs.execute("SELECT count(*) FROM stored_late").fetchone() or (0,)
     assert late
 

@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adtally.io import elasticsearch as es
-from adtally.io import schema
+from adtally.io import elasticsearch_pages, schema
 from adtally.io.elasticsearch_bulk import (
     BulkWriter,
     Document,
@@ -467,7 +467,7 @@ def test_an_index_that_may_not_be_written_stops_the_run(config: es.Elasticsearch
 def test_outdated_documents_go_page_by_page_through_429s(
     config: es.ElasticsearchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(es, "PAGE_DOCUMENTS", 3)
+    monkeypatch.setattr(elasticsearch_pages, "PAGE_DOCUMENTS", 3)
     monkeypatch.setattr("adtally.io.elasticsearch_bulk.FIRST_WAIT_SECONDS", 0.01)
     with contextlib.closing(es.connect(config)) as client:
         bulk = BulkWriter(client, config)

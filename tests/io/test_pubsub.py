@@ -44,6 +44,13 @@ def message(number: int, data: bytes = b"{}", **attributes: str) -> Message:
     return Message(f"ack{number}", f"m{number}", 1_000 + number, data, attributes)
 
 
+def test_attributes_are_put_in_once_where_a_record_has_a_carriage_return() -> None:
+    record = b'{"a":\r{"b":1}}'
+    chunk = to_chunk(PubSubBatch(TOPIC, [message(1, record + b"\n{}", x="y")]), "", "about")
+    assert chunk.data == b'{"about":{"x":"y"},"a":\r{"b":1}}\n{"about":{"x":"y"}}\n'
+    assert [segment.source_offset for segment in chunk.segments] == [0, len(record) + 1]
+
+
 def test_an_address_tells_the_message_and_not_the_delivery() -> None:
     batch = PubSubBatch(TOPIC, [message(1, b'{"a":1}'), message(2, b"x\ny\n")])
     chunk = to_chunk(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from adtally.io.alerts import FileAlerts
 from adtally.io.parquet import parquet_writer
 from adtally.io.rewrite import (
+    ChangedMeanwhile,
     UnreadableFile,
     may_hold,
     rewrite_lines,
@@ -70,6 +72,18 @@ def test_rows_that_are_looked_for(tmp_path: Path) -> None:
     found = rows_where(path, "who", "b", ["n", "not there"])
     assert found is not None and found.to_dict(as_series=False) == {"n": [1, 0]}
     assert rows_where(path, "who", "aa", ["n"]) is None
+
+
+def test_what_another_run_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = written(tmp_path / "f.parquet", [["a", "b"]])
+
+    def change(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
+        written(path, [["c"] * 3])
+        return without_value("who", "b")(table)
+
+    with pytest.raises(ChangedMeanwhile):
+        rewrite_parquet(str(path), change)
+    assert pq.read_table(path)["who"].to_pylist() == ["c"] * 3
 
 
 def test_a_file_that_is_not_whole(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -122,8 +123,6 @@ def test_the_only_tenant_leaves_an_output_that_can_be_read(tmp_path: Path) -> No
     run("backfill", "--input", str(tmp_path / "a.jsonl"), "--output", out, "--quiet")
     run("erase", "--output", out, "--advertiser", "a", "--yes", "--quiet")
     sql = (tmp_path / "out" / "views.sql").read_text()
-    import duckdb
-
     connection = duckdb.connect()
     connection.execute(sql)
     assert connection.execute("SELECT count(*) FROM events").fetchone() == (0,)
@@ -153,11 +152,8 @@ def test_a_record_says_what_was_done_and_names_nobody(out: Path) -> None:
     assert first["subject_hash"] != second["subject_hash"]
 
 
-@pytest.mark.parametrize("files", [0, 2])
-def test_killed_in_the_middle_it_goes_on_with_the_same_tokens(
-    out: Path, made: Path, files: int
-) -> None:
-    """Killed when the plan is there, or some files are new; the same again completes it."""
+def test_killed_in_the_middle_it_goes_on_with_the_same_tokens(out: Path, made: Path) -> None:
+    """Killed when some files are new and others not; the same again completes it."""
     old = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
     command = [sys.executable, "-m", "adtally.pipelines", "erase", "--output", str(out), *USER]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -165,12 +161,12 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_tokens(
     while True:
         begun = list(out.glob("runs/*.pending"))
         new = sum(path.stat().st_mtime_ns != at for path, at in old.items())
-        if begun and new >= files:
+        if begun and new >= 2:
             break
         assert time.monotonic() < limit and process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(list(out.glob("runs/*.pending"))) == 1
+    assert len(list(out.glob("runs/*.pending"))) == 1 and not unnamed(out, VICTIM)
 
     run("erase", "--output", str(out), *USER)
     assert unnamed(out, VICTIM) and not list(out.glob("runs/*.pending"))

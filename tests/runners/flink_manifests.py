@@ -99,7 +99,7 @@ def operator_schema() -> Manifest:
     folder = skipped_without(_install_operator_api)
     (jar,) = folder.glob("*.jar")
     with zipfile.ZipFile(jar) as archive:
-        custom = yaml.safe_load(archive.read(_CUSTOM))
+        custom = yaml.load(archive.read(_CUSTOM), yaml.CSafeLoader)
     (version,) = custom["spec"]["versions"]
     assert version["name"] == "v1beta1"
     schema: Manifest = version["schema"]["openAPIV3Schema"]

@@ -257,14 +257,6 @@ def test_every_name_of_beam_that_is_refused_is_one_and_has_ours() -> None:
     assert unknown_arguments([*arguments, "--mistake=1"]) == ["--mistake=1"]
 
 
-@pytest.mark.parametrize("name", ["s3_secret_access_key", "s3_session_token"])
-def test_a_secret_that_would_be_in_the_jobs_description_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        requested(beam=(f"--{name}=canary",))
-    assert f"--{name} would be in the job's description" in str(raised.value)
-    assert "canary" not in str(raised.value)
-
-
 def test_what_is_missing_is_named() -> None:
     base = ["--source", "kinesis://events", "--output", "out", "--runner", "DataflowRunner"]
     given = stream.make_context("stream", [*base, "--dataflow-region", "europe-west1"]).params

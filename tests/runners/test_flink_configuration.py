@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from adtally.runners.local.flink_cluster import JobManager
 from adtally.runners.local.flink_parts import SHARED_SETTINGS, install_flink, shared_settings
 from adtally.runners.local.service import MissingSystemPart, ServiceFailed
 from tests.nodes import skipped_without
+from tests.runners.flink_manifests import OVERLAYS, one
 
 CHECK = Path(__file__).parent / "flink" / "CheckConfiguration.java"
 
@@ -31,16 +33,18 @@ BY_PLUGINS = re.compile(r"metrics\.reporter\.prom\.(factory\.class|port)|s3\..*|
 """Keys that no class of options has; the integration test scrapes and writes through them."""
 
 
-def faults(folder: Path, *more: str) -> list[str]:
-    """What Flink does not know or refuses in a configuration folder."""
+def faults(*folders: Path) -> set[tuple[str, str, str]]:
+    """What Flink does not know or refuses in configuration folders: folder, what, key."""
     flink = skipped_without(install_flink)
-    command = ["java", "-cp", f"{flink}/*", str(CHECK), str(folder)]
     (distribution,) = flink.glob("flink-dist-*.jar")
-    done = subprocess.run(
-        [*command, str(distribution), *more], capture_output=True, text=True, check=True
-    )
-    lines = [line for line in done.stdout.splitlines() if "\t" in line]
-    return [line for line in lines if not BY_PLUGINS.fullmatch(line.partition("\t")[2])]
+    command = ["java", "-cp", f"{flink}/*", str(CHECK), str(distribution), *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
+    return {
+        (Path(folder).name, what, key)
+        for folder, what, key in lines
+        if not BY_PLUGINS.fullmatch(key)
+    }
 
 
 def test_the_cluster_of_this_machine_differs_by_where_it_runs(tmp_path: Path) -> None:
@@ -59,16 +63,21 @@ def test_our_reading_of_the_file_is_that_of_yaml() -> None:
 
 
 def test_flink_knows_every_key_takes_every_value_and_the_memory_adds_up(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_bytes(SHARED_SETTINGS.read_bytes())
-    assert faults(tmp_path, "memory") == []
-    wrong = SHARED_SETTINGS.read_text().replace("10 min", "10 moons")
-    wrong = wrong.replace("heartbeat.timeout", "heartbeat.patience")
-    wrong = wrong.replace("process.size: 4g", "process.size: 400m")
-    (tmp_path / "config.yaml").write_text(wrong)
-    found = faults(tmp_path, "memory")
-    assert "unknown\theartbeat.patience" in found
-    assert "refused\texecution.checkpointing.timeout" in found
-    assert any(line.startswith("memory\t") for line in found)
+    text = SHARED_SETTINGS.read_text()
+    wrong = text.replace("10 min", "10 moons").replace("heartbeat.timeout", "heartbeat.patience")
+    texts = {"shared": text, "wrong": wrong.replace("process.size: 4g", "process.size: 400m")}
+    for overlay in OVERLAYS:
+        found = one(overlay, "FlinkDeployment")["spec"]["flinkConfiguration"]
+        texts[overlay] = "".join(f"{key}: {value}\n" for key, value in found.items())
+    for name, content in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(content)
+    assert faults(*(tmp_path / name for name in texts)) == {
+        ("wrong", "unknown", "heartbeat.patience"),
+        ("wrong", "refused", "execution.checkpointing.timeout"),
+        ("wrong", "refused", "restart-strategy.exponential-delay.reset-backoff-threshold"),
+        ("wrong", "memory", "IllegalConfigurationException"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -96,3 +105,18 @@ def test_without_java_flink_is_not_fetched(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingSystemPart, match="java, mvn"):
         install_flink()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "key"),
+    [
+        ("aws", "fs.s3a.aws.credentials.provider"),
+        ("aws", "metrics.reporter.prom.factory.class"),
+        ("gcp", "metrics.reporter.prom.factory.class"),
+    ],
+)
+def test_a_class_that_is_named_is_in_a_plugin(overlay: str, key: str) -> None:
+    named = one(overlay, "FlinkDeployment")["spec"]["flinkConfiguration"][key]
+    jars = skipped_without(install_flink).glob("plugins/*/*.jar")
+    wanted = f"{named.replace('.', '/')}.class"
+    assert any(wanted in zipfile.ZipFile(jar).namelist() for jar in jars)

@@ -7,36 +7,42 @@ import org.apache.flink.configuration.ConfigOption;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.configuration.GlobalConfiguration;
 import org.apache.flink.configuration.JobManagerOptions;
+import org.apache.flink.configuration.TaskManagerOptions;
 import org.apache.flink.runtime.clusterframework.TaskExecutorProcessUtils;
 import org.apache.flink.runtime.jobmanager.JobManagerProcessUtils;
 
 /**
- * Reads a configuration folder as Flink does, and prints what Flink does not know or cannot read:
- * keys that no class of options has, values that their options refuse, memory that does not add up.
+ * Reads configuration folders as Flink does, and prints what it does not know or cannot read, as
+ * lines of "folder, what, key": keys that no class of options has, values that their options refuse,
+ * and memory that does not add up, where there is a size to add up to.
  */
 public class CheckConfiguration {
     public static void main(String[] args) throws Exception {
-        Configuration found = GlobalConfiguration.loadConfiguration(args[0]);
-        Map<String, ConfigOption<?>> known = known(args[1]);
+        Map<String, ConfigOption<?>> known = known(args[0]);
+        for (int at = 1; at < args.length; at++) {
+            check(args[at], GlobalConfiguration.loadConfiguration(args[at]), known);
+        }
+    }
+
+    static void check(String folder, Configuration found, Map<String, ConfigOption<?>> known) {
         for (String key : found.keySet()) {
             if (!known.containsKey(key)) {
-                System.out.println("unknown\t" + key);
+                System.out.println(folder + "\tunknown\t" + key);
                 continue;
             }
             try {
                 found.getOptional(known.get(key));
             } catch (RuntimeException error) {
-                System.out.println("refused\t" + key);
+                System.out.println(folder + "\trefused\t" + key);
             }
         }
-        if (args.length > 2) {
+        if (found.contains(TaskManagerOptions.TOTAL_PROCESS_MEMORY)) {
             try {
-                System.err.println(TaskExecutorProcessUtils.processSpecFromConfig(found));
-                System.err.println(
-                        JobManagerProcessUtils.processSpecFromConfigWithNewOptionToInterpretLegacyHeap(
-                                found, JobManagerOptions.JVM_HEAP_MEMORY));
+                TaskExecutorProcessUtils.processSpecFromConfig(found);
+                JobManagerProcessUtils.processSpecFromConfigWithNewOptionToInterpretLegacyHeap(
+                        found, JobManagerOptions.JVM_HEAP_MEMORY);
             } catch (RuntimeException error) {
-                System.out.println("memory\t" + error.getMessage());
+                System.out.println(folder + "\tmemory\t" + error.getClass().getSimpleName());
             }
         }
     }
