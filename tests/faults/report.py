@@ -28,7 +28,8 @@ over the event log say exactly what SQL says over the lines that were sent, row 
 "double" are events, over all three, when that was so, or when it was given up. "Twice" are rows
 that the files of the log hold more than once, and the views once. Seconds are from the fault on,
 less the time that it lasted; they contain the wait for the next pane, for the log (5 s), and for
-SQL itself (1 to 3 s).
+SQL itself (1 to 3 s), and where a job is submitted again, its savepoint and its start. On a machine
+whose load is far above its cores they say little.
 
 """
 _COLUMNS = (
