@@ -277,7 +277,7 @@ _CONFIG: Final[dict[str, Any]] = {
     "allow_community_extensions": False,
     "python_enable_replacements": False,
     "allow_persistent_secrets": False,
-    "enable_external_file_cache": False,  # reads small objects whole, side by side several times
+    "enable_external_file_cache": False,  # it reads small objects whole, several times over
 }
 
 
