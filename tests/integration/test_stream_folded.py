@@ -17,6 +17,8 @@ from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from tests import sql_oracle, streams
 
+pytestmark = pytest.mark.xdist_group("live")  # one stream at a time
+
 BY = ("campaign_id", "country")
 MOST = 2
 PREFIX = "foldedlive"
