@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 AWS_AUTHORITY: Final = "AWS_CA_BUNDLE=FILE.pem in the environment, of every worker too"
 GOOGLE_AUTHORITY: Final = "REQUESTS_CA_BUNDLE=FILE.pem in the environment, of every worker too"
 
-_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s]*:[^/@\s]*@")
+_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s]*:(?!\$\{\w+\}@)[^/@\s]*@")
+"""``${NAME}`` is none: it names where the password is."""
+
 _OTHER_NAME: Final = "mismatch", "doesn't match", "hostname verification check failed"
 _UNTRUSTED: Final = re.compile(
     r"certificate_verify_failed|hostname '.*' doesn't match|hostname verification check failed"

@@ -145,7 +145,7 @@ def _check_no_password(ctx: click.Context) -> None:
         raise click.UsageError(
             f"{name} has an address with a user or password in it, which would be seen in logs, "
             f"jobs and lists of processes; leave it out, and give credentials through the "
-            f"environment or a file."
+            f"environment or a file (for a database, ${{NAME}} in its place names a variable)."
         )
 
 

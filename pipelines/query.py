@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import difflib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import duckdb
 import psutil
@@ -31,6 +32,8 @@ from adtally.pipelines.query_parts import (
 )
 
 BATCH_ROWS: Final = 65_536
+
+Answer = TypeVar("Answer")
 
 _MISSING: Final = re.compile(
     r"(Table|(?:Table |Scalar |Aggregate |Table Macro )?Function) with name (\S+) does not exist"
@@ -114,6 +117,7 @@ class Query:
         self._stored = list_stored(output, seen, tuple(known["dimensions"]))
         self._closing = contextlib.ExitStack()
         self._connection = self._closing.enter_context(duckdb.connect(config=_CONFIG))
+        self._thread = self._closing.enter_context(concurrent.futures.ThreadPoolExecutor(1))
         self._remote: RangedFiles | None = None
         try:
             self._open(output, known, limits or Limits())
@@ -169,8 +173,12 @@ class Query:
             QueryFailed: it could not be answered.
         """
         checked = self._checked(sql)
+
+        def begin() -> pa.RecordBatchReader:
+            return self._connection.sql(checked).to_arrow_reader(BATCH_ROWS)
+
         with self._told():
-            reader = self._connection.sql(checked).to_arrow_reader(BATCH_ROWS)
+            reader = self._aside(begin)
         return pa.RecordBatchReader.from_batches(plain(reader.schema), self._batches(reader))
 
     def explain(self, sql: str) -> Cost:
@@ -184,7 +192,8 @@ class Query:
         requests_before = self._remote.requests if self._remote else 0
         with self._told():
             run = self._connection.execute
-            told = run(f"EXPLAIN (ANALYZE, FORMAT JSON) {checked}").fetchall()[0][1]
+            analyze = f"EXPLAIN (ANALYZE, FORMAT JSON) {checked}"
+            told = self._aside(lambda: run(analyze).fetchall()[0][1])
             after = self._bytes()
             drawn = run(f"EXPLAIN {checked}").fetchall()[0][1]
         scanned = list(scans(json.loads(told)))
@@ -201,6 +210,25 @@ class Query:
             self._remote.requests - requests_before if self._remote else 0,
             drawn,
         )
+
+    def _aside(self, work: Callable[[], Answer]) -> Answer:
+        """Work for DuckDB, in a thread: a signal reaches Python's main thread between two steps of
+        Python alone, and a step of DuckDB may last as long as a query.
+
+        Raises:
+            KeyboardInterrupt: the work was ended.
+        """
+        doing = self._thread.submit(work)
+        try:
+            # Signals may reach another thread first, and do not wake this one.
+            while not concurrent.futures.wait([doing], timeout=0.1).done:
+                pass
+            return doing.result()
+        except KeyboardInterrupt:
+            while not doing.done():  # what has not begun to run forgets that it was interrupted
+                self._connection.interrupt()
+                concurrent.futures.wait([doing], timeout=0.1)
+            raise
 
     def _bytes(self) -> int | None:
         """Bytes read so far: of objects, or by this process."""
@@ -231,7 +259,7 @@ class Query:
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         schema = plain(reader.schema)
         with self._told():
-            for batch in reader:
+            while (batch := self._aside(lambda: next(reader, None))) is not None:
                 arrays = [
                     whole(array, one) for array, one in zip(batch.columns, schema, strict=True)
                 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import urllib.error
 import urllib.request
@@ -35,6 +36,6 @@ def scraped(cluster: FlinkCluster) -> set[str]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 names |= set(re.findall(r"^(flink_\w+)", answer.read().decode(), re.MULTILINE))
-        except urllib.error.URLError:
-            continue  # nobody took this one
+        except (urllib.error.URLError, http.client.BadStatusLine):
+            continue  # nobody took this one; the kernel may have connected us to ourselves
     return names

@@ -259,7 +259,11 @@ def test_wrong_usage_is_explained() -> None:
     where = ["--elasticsearch", "http://127.0.0.1:1"]
     said = CliRunner().invoke(pull, where)
     assert said.exit_code == 2 and "--advertiser" in said.output
-    said = CliRunner().invoke(pull, [*where, "--all", "--database", f"postgresql://u:{SECRET}@h/x"])
-    assert said.exit_code == 2 and "{advertiser}" in said.output and SECRET not in said.output
+    said = CliRunner().invoke(pull, [*where, "--all", "--database", "postgresql://u:${PW}@h/x"])
+    assert said.exit_code == 2 and "{advertiser}" in said.output
+    told = f"postgresql://u:{SECRET}@h/{{advertiser}}"
+    said = CliRunner().invoke(pull, [*where, "--all", "--database", told])
+    assert said.exit_code == 2 and "a user or password" in said.output
+    assert SECRET not in said.output
     said = CliRunner().invoke(pull, ["--all"])
     assert said.exit_code == 2 and "--elasticsearch URL is needed" in said.output

@@ -152,7 +152,7 @@ def test_a_run_that_succeeds_tells_none(planted: Planted, logs: Path) -> None:
     ]
     store.stop()
     assert code == 0, told.decode()[-3000:]
-    assert b"DEBUG:" in told
+    assert b" DEBUG " in told
     assert written
     assert planted.found_in(told, *written) == set()
 

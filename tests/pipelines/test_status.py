@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
+from adtally.io.elasticsearch import ElasticsearchConfig, connect
 from adtally.io.views import seed_views
 from adtally.pipelines.cli import cli
 from adtally.pipelines.probe import Measured, marker
@@ -20,8 +22,14 @@ from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from tests import streams
 from tests.pipelines.test_oracle import run
 
-NOW = int(time.time()) // 60 * 60
-"""Events are placed at the middle of minutes, so that no window ends while a test runs."""
+NOW = 0
+"""When these tests begin: events are at the middle of minutes, so that no window ends meanwhile."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _now() -> None:
+    global NOW
+    NOW = int(time.time()) // 60 * 60
 
 
 def adtally(*arguments: str) -> Result:
@@ -58,6 +66,8 @@ def stored(
     run(*setup)
     given = ("--input", str(folder / "logs"), "--output", out, "--rollup", "1h")
     run("backfill", *given, *elastic)
+    with contextlib.closing(connect(ElasticsearchConfig((elasticsearch_node.url,)))) as client:
+        client.indices.refresh(index="status-*")
     return out, elasticsearch_node.url
 
 
