@@ -26,7 +26,8 @@ BUSY = 0.5
 DOCUMENTS_A_CORE = 2_500
 """Written a second by a node with two cores: 3,500 to 12,000 were seen (docs/capacity.md)."""
 PANES = 8
-"""Times that a stream writes a document: early panes every 10 s, the final one, a late one."""
+"""Times at most that a stream writes a document: early panes every 10 s, the final one, a late one;
+and no oftener than it has events, and once more at the end."""
 LOG_MONTHS = 12
 INDEX_MONTHS = 3
 COPIES = 2
@@ -65,12 +66,14 @@ def bill(cloud: str, prices: dict[str, float], found: dict[str, Any]) -> list[Li
     log_gb = day["log_bytes"] / day["events"] * MILLION / GB
     other_gb = day["other_bytes"] / day["events"] * MILLION / GB
     index_gb = sum(day["index_bytes"].values()) / day["events"] * MILLION / GB * COPIES
-    documents = sum(day["documents"].values()) / day["events"] * MILLION * PANES
+    stored_documents = sum(day["documents"].values())
+    panes = min(PANES, day["events"] / stored_documents + 1)
+    documents = stored_documents / day["events"] * MILLION * panes
     wire_gb = RECORD_BYTES * MILLION / GB
     cores = MILLION / EVENTS_A_CORE / BUSY / 3600
     node_cores = documents / DOCUMENTS_A_CORE / BUSY / 3600 * COPIES
     of_core = f"1e6 / {EVENTS_A_CORE:,} a second / {BUSY} busy"
-    of_node = f"{documents:,.0f} writes / {DOCUMENTS_A_CORE:,} a second / {BUSY} busy x {COPIES}"
+    of_node = f"{documents / panes:,.0f} documents x {panes:.1f} panes / {DOCUMENTS_A_CORE:,} a second / {BUSY} busy x {COPIES}"
     months = (
         f"{log_gb + other_gb:.3f} GB x {LOG_MONTHS} months",
         f"{index_gb:.3f} GB with {COPIES} copies x {INDEX_MONTHS} months",
@@ -205,10 +208,10 @@ def rendered(page: str, found: dict[str, Any], prices: dict[str, dict[str, float
         ValueError: the page lacks a mark.
     """
     for name, table in tables(found, prices).items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not mark.search(page):
             raise ValueError(f"{PAGE} has no table {name!r}; mark its place <!-- {name} -->.")
-        page = mark.sub(lambda found, table=table: found[1] + table + found[2], page)
+        page = mark.sub(lambda found, table=table: found[1] + table + "\n" + found[2], page)
     return page
 
 
