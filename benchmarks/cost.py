@@ -73,7 +73,10 @@ def bill(cloud: str, prices: dict[str, float], found: dict[str, Any]) -> list[Li
     cores = MILLION / EVENTS_A_CORE / BUSY / 3600
     node_cores = documents / DOCUMENTS_A_CORE / BUSY / 3600 * COPIES
     of_core = f"1e6 / {EVENTS_A_CORE:,} a second / {BUSY} busy"
-    of_node = f"{documents / panes:,.0f} documents x {panes:.1f} panes / {DOCUMENTS_A_CORE:,} a second / {BUSY} busy x {COPIES}"
+    of_node = (
+        f"{documents / panes:,.0f} documents x {panes:.1f} panes / {DOCUMENTS_A_CORE:,} a second / "
+        f"{BUSY} busy x {COPIES}"
+    )
     months = (
         f"{log_gb + other_gb:.3f} GB x {LOG_MONTHS} months",
         f"{index_gb:.3f} GB with {COPIES} copies x {INDEX_MONTHS} months",
