@@ -12,10 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from adtally.io.synthetic_logs import generate
 from adtally.pipelines.job import Settings
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.transforms.slices import HistoryCut, SliceSpec, slice_events
-from benchmarks.usage import Usage
+from benchmarks import usage
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "docs" / "capacity.json"
@@ -110,17 +107,12 @@ def _measured(case: Case, folder: Path) -> Measured:
     generate(made)
     output = folder / "out"
     found = Measured(case, input_bytes=_bytes(folder / "made" / "logs"))
-    command = [
-        *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet"),
+    wall_s, used = usage.backfill(
+        folder,
         *("--input", str(folder / "made" / "logs"), "--output", str(output)),
         *(("--dimensions", case.dimensions) if case.dimensions else ()),
-    ]
-    began = time.monotonic()
-    process = subprocess.Popen(command, stderr=(folder / "said").open("w"))
-    with Usage(process.pid) as used:
-        if process.wait():
-            raise SystemExit((folder / "said").read_text())
-    found.wall_s = round(time.monotonic() - began, 1)
+    )
+    found.wall_s = round(wall_s, 1)
     found.cpu_s, found.peak_mb = round(used.cpu, 1), round(used.peak_mb)
     found.log_bytes = _bytes(output / "events")
     found.other_bytes = _bytes(output) - found.log_bytes
@@ -140,14 +132,13 @@ def _index(output: Path, case: Case, found: Measured) -> None:
     node = ElasticsearchNode()
     node.start()
     try:
-        again = [
-            *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet"),
+        usage.backfill(
+            output.parent,
             *("--input", str(output / "events"), "--output", str(output)),
             *("--from", "2026-02-28", "--to", "2026-03-04"),
             *("--elasticsearch", node.url, "--elasticsearch-setup"),
             *(("--dimensions", case.dimensions) if case.dimensions else ()),
-        ]
-        subprocess.run(again, check=True)
+        )
         with contextlib.closing(connect(ElasticsearchConfig(urls=(node.url,)))) as client:
             for kind in KINDS:
                 pattern = f"adtally-{kind}-*"
@@ -167,13 +158,8 @@ def _slice_bytes() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="adtally-capacity-") as scratch:
         generate(GenerateConfig(UNIT, 1, str(Path(scratch) / "made"), hours=1))
         output = Path(scratch) / "out"
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet"),
-                *("--input", str(Path(scratch) / "made" / "logs"), "--output", str(output)),
-            ],
-            check=True,
-        )
+        paths = ("--input", str(Path(scratch) / "made" / "logs"), "--output", str(output))
+        usage.backfill(Path(scratch), *paths)
         files = sorted(str(path) for path in (output / "events").rglob("*.parquet"))
         events = pl.read_parquet(files).sort("received_at").to_arrow()
     spec = SliceSpec(

@@ -8,16 +8,13 @@ All rules are on. Prints a table for docs/benchmarks.md.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from benchmarks.usage import Usage
+from benchmarks import usage
 
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "2000000"))
 START_MS = 1_772_366_400_000  # 2026-03-01T12:00:00Z
@@ -46,7 +43,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="adtally-crowded-") as scratch:
             folder = Path(scratch)
             write(case, folder / "logs")
-            wall, used = backfill(folder)
+            paths = ("--input", str(folder / "logs"), "--output", str(folder / "out"))
+            wall, used = usage.backfill(folder, *paths)
         print(
             f"| {case.addresses:,} | {case.advertisers:,} | {case.minutes} "
             f"| {wall:.1f} | {used.cpu:.1f} | {used.peak_mb:,.0f} |",
@@ -76,21 +74,6 @@ def write(case: Case, folder: Path) -> None:
     )
     for number, part in enumerate(clicks.iter_slices(100_000)):
         part.write_ndjson(folder / f"{number:03d}.jsonl")
-
-
-def backfill(folder: Path) -> tuple[float, Usage]:
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet"),
-            *("--input", str(folder / "logs"), "--output", str(folder / "out")),
-        ],
-        stderr=(folder / "said").open("w"),
-    )
-    with Usage(process.pid) as used:
-        if process.wait():
-            raise SystemExit((folder / "said").read_text())
-    return time.monotonic() - began, used
 
 
 if __name__ == "__main__":

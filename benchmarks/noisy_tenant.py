@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import pyarrow as pa
 
 from adtally.transforms.slices import narrow_schema
 from adtally.transforms.tally import TallySpec, tally
-from benchmarks.usage import Usage
+from benchmarks import usage
 
 HONEST = int(os.environ.get("ADTALLY_BENCH_EVENTS", "500000"))
 NOISE = 2 * HONEST
@@ -129,23 +128,17 @@ def write(folder: Path, events: pl.DataFrame) -> None:
 def backfill(folder: Path, noisy: bool, most: int, url: str, prefix: str) -> str:
     output = folder / "out"
     shutil.rmtree(output, ignore_errors=True)
-    inputs = [part for name in ("honest", "noise")[: 1 + noisy] for part in ("--input", name)]
+    inputs = [
+        part
+        for name in ("honest", "noise")[: 1 + noisy]
+        for part in ("--input", str(folder / name))
+    ]
     target = ["--elasticsearch", url, "--elasticsearch-setup", "--elasticsearch-index-prefix"]
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet", *inputs),
-            *("--output", str(output), "--dimensions", "campaign_id", "--rollup", "1h"),
-            *("--max-rows-per-window", str(most), *([*target, prefix] if url else [])),
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=(folder / "said").open("w"),
+    wall, used = usage.backfill(
+        folder,
+        *(*inputs, "--output", str(output), "--dimensions", "campaign_id", "--rollup", "1h"),
+        *("--max-rows-per-window", str(most), *([*target, prefix] if url else [])),
     )
-    with Usage(process.pid) as used:
-        if process.wait():
-            raise SystemExit((folder / "said").read_text())
-    wall = time.monotonic() - began
     with duckdb.connect() as sql:
         sql.execute((output / "views.sql").read_text())
         query = "SELECT window_seconds, count(*) FROM summaries GROUP BY 1 ORDER BY 1"

@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import polars as pl
 from adtally.pipelines.job import STREAM_SHARDS, Settings
 from adtally.pipelines.stream import StreamRequest, stream
 from adtally.transforms.slices import SHARDS
+from benchmarks import usage
 from benchmarks.usage import Usage
 
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "1000000"))
@@ -129,18 +128,8 @@ def write(advertisers: Callable[[pl.Expr], pl.Expr], folder: Path, shards: int) 
 
 def backfill(folder: Path) -> Measured:
     shutil.rmtree(folder / "out", ignore_errors=True)
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet", *TWO),
-            *("--input", str(folder / "logs"), "--output", str(folder / "out")),
-        ],
-        stderr=(folder / "said").open("w"),
-    )
-    with Usage(process.pid) as used:
-        if process.wait():
-            raise SystemExit((folder / "said").read_text())
-    return measured(time.monotonic() - began, used)
+    paths = ("--input", str(folder / "logs"), "--output", str(folder / "out"))
+    return measured(*usage.backfill(folder, *TWO, *paths))
 
 
 def on_flink(folder: Path) -> Measured:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
@@ -67,6 +70,25 @@ class Usage:
         page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
         self.peak_mb = max(self.peak_mb, pages * page_mb)
         self.largest_mb = max(self.largest_mb, most * page_mb)
+
+
+def backfill(folder: Path, *arguments: str) -> tuple[float, Usage]:
+    """Run ``adtally backfill``; seconds of wall time, and what it used.
+
+    Args:
+        folder: gets what it says, as ``said``.
+        arguments: its options.
+
+    Raises:
+        SystemExit: it fails; with what it said.
+    """
+    command = [sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet", *arguments]
+    began = time.monotonic()
+    process = subprocess.Popen(command, stderr=(folder / "said").open("w"))
+    with Usage(process.pid) as used:
+        if process.wait():
+            raise SystemExit((folder / "said").read_text())
+    return time.monotonic() - began, used
 
 
 def tree(pid: int) -> list[int]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import pyarrow as pa
 from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from adtally.io import schema
-from adtally.io.elasticsearch_bulk import BulkWriter, Document
+from adtally.io.elasticsearch_bulk import BulkWriter, Document, address
 from adtally.io.elasticsearch_client import (
     API_KEY_ENV,
     PASSWORD_ENV,
@@ -221,13 +220,4 @@ def delete_stale(
 
 
 def _delete(hit: dict[str, Any], generation: int) -> Document:
-    version = generation << GENERATION_BITS
-    action = {
-        "_index": hit["_index"],
-        "_id": hit["_id"],
-        "routing": hit["_routing"],
-        "version": version,
-        "version_type": "external_gte",
-    }
-    line = msgspec.json.encode({"delete": action})
-    return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, b"")
+    return Document.made("delete", address(hit), generation << GENERATION_BITS)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+import msgspec
 import tenacity
 from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch, UnsupportedProductError
@@ -61,6 +62,39 @@ class Document:
     @property
     def size(self) -> int:
         return len(self.action) + len(self.body) + 2
+
+    @classmethod
+    def made(
+        cls,
+        what: str,
+        address: tuple[str, str, str],
+        version: int,
+        body: bytes = b"",
+        version_type: str = "external_gte",
+    ) -> Document:
+        """A document with its line of a bulk request.
+
+        Args:
+            what: ``index`` or ``delete``.
+            address: index, id, routing; of a hit: :func:`address`.
+            version: external.
+            body: JSON; none of a delete.
+            version_type: ``external`` refuses an equal version as well.
+        """
+        index, id_, routing = address
+        action = {
+            "_index": index,
+            "_id": id_,
+            "routing": routing,
+            "version": version,
+            "version_type": version_type,
+        }
+        return cls(index, id_, routing, version, msgspec.json.encode({what: action}), body)
+
+
+def address(hit: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Where a document lies that a search has found: index, id, routing."""
+    return hit["_index"], hit["_id"], hit["_routing"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from adtally.io.elasticsearch import KINDS
-from adtally.io.elasticsearch_bulk import BulkWriter, Document
+from adtally.io.elasticsearch_bulk import BulkWriter, Document, address
 from adtally.io.elasticsearch_client import ElasticsearchConfig
 from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.forget import Person, Plan, Tokens
@@ -50,7 +50,7 @@ def erase_advertiser(
         for hits in pages(writer, config.index_pattern(kind), query):
             counts[kind] += len(hits)
             if write:
-                _write(writer, [_document("delete", hit, FOR_GOOD) for hit in hits])
+                _write(writer, [Document.made("delete", address(hit), FOR_GOOD) for hit in hits])
     return counts
 
 
@@ -86,7 +86,7 @@ def forget_person(
     for kind, query in _queries(person, known, window_seconds):
         for hits in pages(writer, config.index_pattern(kind), query, source=True):
             changed = [
-                _document("index", hit, hit["_version"], new)
+                Document.made("index", address(hit), hit["_version"], msgspec.json.encode(new))
                 for hit in hits
                 if (new := _without(hit["_source"], kind, person, known, tokens, k)) is not None
             ]
@@ -132,21 +132,6 @@ def _without(
         source["flags"], advertiser, round(start.timestamp() * 1000), person, known, tokens
     )
     return None if flags is None else {**source, "flags": flags}
-
-
-def _document(
-    what: str, hit: dict[str, Any], version: int, source: dict[str, Any] | None = None
-) -> Document:
-    action = {
-        "_index": hit["_index"],
-        "_id": hit["_id"],
-        "routing": hit["_routing"],
-        "version": version,
-        "version_type": "external_gte",
-    }
-    line = msgspec.json.encode({what: action})
-    body = b"" if source is None else msgspec.json.encode(source)
-    return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, body)
 
 
 def _write(writer: BulkWriter, documents: list[Document]) -> None:

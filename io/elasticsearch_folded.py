@@ -6,12 +6,11 @@ import datetime
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 
 from adtally.io import schema
-from adtally.io.elasticsearch_bulk import BulkWriter, Document
+from adtally.io.elasticsearch_bulk import BulkWriter, Document, address
 from adtally.io.elasticsearch_client import ElasticsearchConfig, index_name
 from adtally.io.elasticsearch_pages import pages
 from adtally.transforms.overflow import is_folded
@@ -114,12 +113,4 @@ def _earlier(one: Folded) -> dict[str, Any]:
 def _delete(hit: dict[str, Any], versions: dict[tuple[Any, ...], int]) -> Document:
     advertiser, start_ms, seconds = (hit["fields"][one["field"]][0] for one in _FIELDS)
     version = versions[advertiser, int(start_ms), seconds]
-    action = {
-        "_index": hit["_index"],
-        "_id": hit["_id"],
-        "routing": hit["_routing"],
-        "version": version,
-        "version_type": "external",
-    }
-    line = msgspec.json.encode({"delete": action})
-    return Document(hit["_index"], hit["_id"], hit["_routing"], version, line, b"")
+    return Document.made("delete", address(hit), version, version_type="external")

@@ -175,22 +175,9 @@ def documents(
     for row, month, start in zip(shown.iter_rows(named=True), months, start_ms, strict=True):
         row["updated_at"] = updated_at
         row |= pane
-        index = index_name(config, kind, month)
         identity = document_id(kind, row, dimensions, start)
-        action = {
-            "index": {
-                "_index": index,
-                "_id": identity,
-                "routing": row["advertiser_id"],
-                "version": row["version"],
-                "version_type": "external_gte",
-            }
-        }
-        made.append(
-            Document(
-                index, identity, row["advertiser_id"], row["version"], encode(action), encode(row)
-            )
-        )
+        place = (index_name(config, kind, month), identity, row["advertiser_id"])
+        made.append(Document.made("index", place, row["version"], encode(row)))
     return made
 
 

@@ -14,9 +14,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from adtally.io import schema, views
+from adtally.io import views
 from adtally.io.files import find, join
-from adtally.io.generations import COMMIT_SCHEMA
 from adtally.io.objects import Entry
 
 HOUR_MS: Final = 3_600_000
@@ -192,15 +191,7 @@ def partition_columns(window_seconds: int) -> str:
 
 
 def _schemas(dimensions: tuple[str, ...]) -> dict[str, pa.Schema | None]:
-    return {
-        "events": schema.EVENT_SCHEMA,
-        "summaries": schema.summary_schema(dimensions),
-        "flags": schema.FLAG_SCHEMA,
-        "anomalies": schema.ANOMALY_SCHEMA,
-        "verdicts": schema.verdict_schema(dimensions),
-        "generations": COMMIT_SCHEMA,
-        _LETTERS: None,  # JSON
-    }
+    return {**views.stored_schemas(dimensions), _LETTERS: None}  # JSON
 
 
 def _list_of(files: list[Entry]) -> str:

@@ -149,14 +149,9 @@ def write_views(
     return path
 
 
-def seed_views(output: str, dimensions: Sequence[str]) -> None:
-    """Leave an empty file for each kind that a stream writes, so that views know it from the start.
-
-    A view over files that are not there yet could only say that there are none, and nobody writes
-    the views of a stream again. The names begin with ``_``, which Spark, Athena and our own listing
-    pass over.
-    """
-    kinds = {
+def stored_schemas(dimensions: Sequence[str]) -> dict[str, pa.Schema]:
+    """What lies in Parquet and has views, by kind."""
+    return {
         "events": schema.EVENT_SCHEMA,
         "summaries": schema.summary_schema(dimensions),
         "flags": schema.FLAG_SCHEMA,
@@ -164,7 +159,16 @@ def seed_views(output: str, dimensions: Sequence[str]) -> None:
         "verdicts": schema.verdict_schema(dimensions),
         "generations": COMMIT_SCHEMA,
     }
-    for kind, like in kinds.items():
+
+
+def seed_views(output: str, dimensions: Sequence[str]) -> None:
+    """Leave an empty file for each kind that a stream writes, so that views know it from the start.
+
+    A view over files that are not there yet could only say that there are none, and nobody writes
+    the views of a stream again. The names begin with ``_``, which Spark, Athena and our own listing
+    pass over.
+    """
+    for kind, like in stored_schemas(dimensions).items():
         if not _any(output, kind, ".parquet"):
             write_table(like.empty_table(), join(output, kind, "_empty.parquet"))
     if not _any(output, "dead-letters", ".jsonl.gz"):

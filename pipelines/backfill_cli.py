@@ -16,6 +16,7 @@ from adtally.pipelines.options import (
     elasticsearch_options,
     output_option,
     run_options,
+    setup_option,
     tally_options,
 )
 from adtally.pipelines.run_cli import (
@@ -43,11 +44,7 @@ from adtally.pipelines.run_cli import (
 @tally_options
 @limit_options
 @elasticsearch_options
-@click.option(
-    "--elasticsearch-setup",
-    is_flag=True,
-    help="Install the index templates first, as 'adtally elasticsearch setup' does.",
-)
+@setup_option
 @run_options
 @config_option
 @click.pass_context

@@ -76,8 +76,9 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
         terminated = True
         raise KeyboardInterrupt
 
+    before = None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
+        before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, SystemExit):
@@ -103,3 +104,6 @@ def failures(debug: bool, again: str = "the same command again completes it") ->
             )
         click.echo("adtally: --debug shows where.", err=True)
         sys.exit(1)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -277,6 +277,12 @@ elasticsearch_options = options(
     ),
 )
 
+setup_option = click.option(
+    "--elasticsearch-setup",
+    is_flag=True,
+    help="Install the index templates first, as 'adtally elasticsearch setup' does.",
+)
+
 run_options = options(
     click.option(
         "--mapping",

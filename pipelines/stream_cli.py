@@ -25,6 +25,7 @@ from adtally.pipelines.options import (
     output_option,
     ready,
     run_options,
+    setup_option,
     tally_options,
 )
 from adtally.pipelines.run_cli import (
@@ -111,11 +112,7 @@ stream_options = options(
 @tally_options
 @limit_options
 @elasticsearch_options
-@click.option(
-    "--elasticsearch-setup",
-    is_flag=True,
-    help="Install the index templates first, as 'adtally elasticsearch setup' does.",
-)
+@setup_option
 @run_options
 @config_option
 @click.pass_context
