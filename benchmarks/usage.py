@@ -73,22 +73,30 @@ class Usage:
 
 
 def backfill(folder: Path, *arguments: str) -> tuple[float, Usage]:
-    """Run ``adtally backfill``; seconds of wall time, and what it used.
+    """Run ``adtally backfill``, see :func:`adtally`."""
+    return adtally(folder, "backfill", "--quiet", *arguments)
+
+
+def adtally(folder: Path, *arguments: str) -> tuple[float, Usage]:
+    """Run a command of adtally; seconds of wall time, and what it used.
 
     Args:
         folder: gets what it says, as ``said``.
-        arguments: its options.
+        arguments: the command and its options.
 
     Raises:
         SystemExit: it fails; with what it said.
     """
-    command = [sys.executable, "-m", "adtally.pipelines", "backfill", "--quiet", *arguments]
-    began = time.monotonic()
-    process = subprocess.Popen(command, stderr=(folder / "said").open("w"))
-    with Usage(process.pid) as used:
-        if process.wait():
-            raise SystemExit((folder / "said").read_text())
-    return time.monotonic() - began, used
+    command = [sys.executable, "-m", "adtally.pipelines", *arguments]
+    with (folder / "said").open("w") as said:
+        began = time.monotonic()
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        with Usage(process.pid) as used:
+            code = process.wait()
+        seconds = time.monotonic() - began
+    if code:
+        raise SystemExit((folder / "said").read_text())
+    return seconds, used
 
 
 def tree(pid: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from elastic_transport import TransportError
@@ -13,14 +13,14 @@ from adtally.io.elasticsearch_bulk import BulkWriter
 
 PAGE_DOCUMENTS: Final = 5_000
 PAGE_SOURCES: Final = 500
-"""With their contents: a summary has up to 1,024 hashes, 20 kB."""
+"""With all of their contents: a summary has up to 1,024 hashes, 20 kB."""
 
 
 def pages(
     writer: BulkWriter,
     pattern: str,
     query: dict[str, Any],
-    source: bool = False,
+    source: bool | Mapping[str, Any] = False,
     fields: Sequence[dict[str, str]] = (),
 ) -> Iterator[list[dict[str, Any]]]:
     """All hits of a query as they were when it began; none of a shard is missing.
@@ -29,7 +29,7 @@ def pages(
         writer: knows the client, and has patience.
         pattern: of indices; none is fine.
         query: which documents.
-        source: with their contents, and their ``_version``.
+        source: with their contents, or those fields of them, and their ``_version``.
         fields: what else hits carry, ``{"field": name}`` each.
     """
     client = writer.client
@@ -44,11 +44,11 @@ def pages(
         return client.search(
             pit={"id": point, "keep_alive": "5m"},
             query=query,
-            size=PAGE_SOURCES if source else PAGE_DOCUMENTS,
+            size=PAGE_SOURCES if source is True else PAGE_DOCUMENTS,
             sort=[{"_shard_doc": "asc"}],
             search_after=after,
             source=source,
-            version=source,
+            version=bool(source),
             docvalue_fields=list(fields),
             stored_fields=["_routing"],
             track_total_hits=False,

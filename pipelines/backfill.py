@@ -140,7 +140,9 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
         raise ConfigError(f"{output} has no {manifest.MANIFEST_NAME}; it is no output of adtally.")
     job = Job(
         output=output,
-        blocks=tuple(pack(files_in(output, _known(ranges, request.settings)), request.block_bytes)),
+        blocks=tuple(
+            pack(files_in(output, known_ranges(ranges, request.settings)), request.block_bytes)
+        ),
         settings=request.settings,
         started_ms=now_ms(),
         elasticsearch=request.elasticsearch,
@@ -156,7 +158,7 @@ def retally(request: Request, ranges: Ranges, watch: Watch) -> Outcome:
     return Outcome(report, job, record_run(job, report), (), removed)
 
 
-def _known(ranges: Ranges, settings: Settings) -> Ranges:
+def known_ranges(ranges: Ranges, settings: Settings) -> Ranges:
     """Ranges with what rules look back before them."""
     past_ms = settings.past_seconds * 1000
     return tuple((start - past_ms, end) for start, end in ranges)
@@ -172,15 +174,20 @@ def check_final(output: str, ranges: Ranges, settings: Settings) -> None:
     """
     if not is_streamed(output):
         return
-    wait_ms = settings.allowed_lateness_seconds * 1000 + LOG_LAG_MS
-    step_ms = max(HOUR_MS, settings.window_seconds * 1000)
-    border = (now_ms() - wait_ms) // step_ms * step_ms
+    border = final_border(settings)
     if any(end > border for _, end in ranges):
         raise ConfigError(
             f"the range reaches into windows that are not final: a stream writes into {output}, "
             f"and what it adds later would not count in the correction. Give --to "
             f"{shown_time(border)} or earlier, or wait."
         )
+
+
+def final_border(settings: Settings) -> int:
+    """Windows of a stream that end by now are final, and so is the log of them; a whole hour."""
+    wait_ms = settings.allowed_lateness_seconds * 1000 + LOG_LAG_MS
+    step_ms = max(HOUR_MS, settings.window_seconds * 1000)
+    return (now_ms() - wait_ms) // step_ms * step_ms
 
 
 def execute(job: Job, request: Request, watch: Watch) -> Report:

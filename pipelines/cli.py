@@ -17,6 +17,7 @@ from adtally.pipelines.probe_cli import probe
 from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.pull_cli import pull
 from adtally.pipelines.query_cli import query
+from adtally.pipelines.reconcile_cli import reconcile
 from adtally.pipelines.status_cli import status
 from adtally.pipelines.stream_cli import stream
 
@@ -48,6 +49,7 @@ for command in (
     profile,
     pull,
     query,
+    reconcile,
     replay,
     status,
     stream,

@@ -209,6 +209,8 @@ class Job:
         generation: 0 for first backfills, allocated for corrections.
         retally: the input is this output's own event log: it is not written again, and late
             events count.
+        without_late: of a re-tally: late events do not count, as they did not in the first
+            summaries, which are held against it.
         tally: False only appends to the log (a replay, before its re-tally).
         scratch_folder: a folder on this machine for the run's progress and spilled slices; empty
             where workers are elsewhere.
@@ -226,6 +228,7 @@ class Job:
     ranges: Ranges = ()
     generation: int = 0
     retally: bool = False
+    without_late: bool = False
     tally: bool = True
     scratch_folder: str = ""
     reads: tuple[Read, ...] = ()
@@ -288,7 +291,9 @@ class Job:
             base_window_ms=settings.window_seconds * 1000,
             beam_window_ms=self.windowing(settings.window_seconds).beam_window_ms,
             allowed_lateness_ms=(
-                None if self.retally else settings.allowed_lateness_seconds * 1000
+                None
+                if self.retally and not self.without_late
+                else settings.allowed_lateness_seconds * 1000
             ),
             dimensions=settings.dimensions,
             shards=settings.shards,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -113,36 +112,23 @@ def _form(form: str | None, save: str | None, output: str) -> str:
     Raises:
         click.UsageError: it cannot be; says what to give.
     """
-    from adtally.io.logs import absolute
-    from adtally.pipelines.answers import ENDINGS
+    from adtally.pipelines.answer_files import form_of
 
     if save is None:
         if form == "parquet":
             raise click.UsageError("--format parquet needs a file; give --save FILE.parquet.")
         return form or "table"
-    if (absolute(save) + "/").startswith(absolute(output).rstrip("/") + "/"):
-        raise click.UsageError(
-            f"--save {save} lies inside of the output, whose files are rows to every reader; save "
-            f"it elsewhere."
-        )
-    form = form or ENDINGS.get(posixpath.splitext(save)[1])
-    if form is None:
-        raise click.UsageError(
-            f"--save {save} does not end in {', '.join(ENDINGS)}; give --format too."
-        )
     if form == "table":
         raise click.UsageError("--format table is for looking at; save csv, json or parquet.")
-    return form
+    return form_of(form, save, output)
 
 
 def _give(answer: pa.RecordBatchReader, form: str, save: str | None, most: int) -> None:
-    from adtally.io.files import atomic_write
-    from adtally.io.logs import absolute
+    from adtally.pipelines.answer_files import save_rows
     from adtally.pipelines.answers import WRITERS, show
 
     if save is not None:
-        with atomic_write(absolute(save)) as file:
-            total = WRITERS[form](answer, file)
+        total = save_rows(answer, form, save)
         click.echo(f"{total:,} rows in {save}", err=True)
         return
     try:

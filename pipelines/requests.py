@@ -49,6 +49,17 @@ def settings_for(given: dict[str, Any]) -> Settings:
     )
 
 
+def stored_settings(output: str, rules: str | None = None) -> Settings:
+    """Settings of an output as it is.
+
+    Raises:
+        ConfigError: its rules have changed, and are not given.
+    """
+    options = ("window", "dimensions", "allowed_lateness", "max_rows_per_window", "shards")
+    given = dict.fromkeys((*options, "rollup", "pii", "pii_key_file"))
+    return settings_for({**given, "output": output, "rules": rules})
+
+
 def pii_for(mode: str | None, key_file: str | None, known: dict[str, Any]) -> Pii:
     """As given; what was not given is as in the runs before.
 

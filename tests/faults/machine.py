@@ -143,6 +143,8 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            # Else waits of the JVM that name no clock end at once, and it spins.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
 
 

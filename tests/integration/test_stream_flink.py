@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -210,6 +211,13 @@ def test_a_past_that_is_read_in_a_moment_expires_windows_before_their_timers(
     (job,) = unbroken.jobs()
     unbroken.cancel(job)
     assert unbroken.manager.get(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"] == []
+    start = "strftime(date_trunc('hour', min(window_start)), '%Y-%m-%dT%H:%MZ')"
+    (since,) = streams.views(tmp_path / "out").execute(f"SELECT {start} FROM summaries").fetchall()
+    out = ("--output", str(tmp_path / "out"), "--from", since[0], "--format", "json")
+    compared = CliRunner().invoke(cli, ["reconcile", *out, "--quiet"])
+    assert compared.exit_code == 0, compared.output
+    windows = json.loads(compared.stdout)["windows"]["parquet"]["summaries"]
+    assert set(windows) <= {"equal", "late", "copies"} and windows["late"] > 0
 
 
 def _run(*arguments: str) -> None:

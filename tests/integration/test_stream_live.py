@@ -205,6 +205,12 @@ def test_a_correction_wins_while_the_stream_runs_on(
         assert done.exit_code == 0, done.output
         assert counted() == {"a": 8, "b": 7}
         assert in_views()["a"] == 8
+        of_past = ("--output", str(output), "--from", bounds[0], "--to", bounds[1], "--quiet")
+        compared = run("reconcile", *of_past, *elastic[:2], *prefix, "--format", "json")
+        told = json.loads(compared.stdout)
+        assert told["equal"] and told["windows"]["elasticsearch"]["summaries"] == {"equal": 2}
+        unfinished = run("reconcile", "--output", str(output), "--from", bounds[0], "--quiet")
+        assert unfinished.exit_code == 0 and "held against the event log" in unfinished.stdout
 
         client.put_records(
             StreamName="corrected",

@@ -85,6 +85,7 @@ def test_kinesis_and_pubsub_into_one_graph(
     tmp_path: Path,
     pubsub_server: PubSubServer,
     kinesis_server: KinesisServer,
+    elasticsearch_node: ElasticsearchNode,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in streams.AWS.items():
@@ -100,10 +101,12 @@ def test_kinesis_and_pubsub_into_one_graph(
     client = streams.create_stream(kinesis_server.url, "both", 2)
     place.put(lines[0::2])
     streams.put(client, "both", lines[1::2])
+    there = ("--elasticsearch", elasticsearch_node.url, "--elasticsearch-index-prefix", "both")
     given = (
         *("stream", *place.source, "--source", "kinesis://both", "--kinesis-region", REGION),
         *("--kinesis-endpoint", kinesis_server.url, "--output", str(live), *SETTINGS),
         *(*QUICK, *OFTEN, "--dead-letters-to", f"pubsub://{letters.topic.name}"),
+        *(*there, "--elasticsearch-setup"),
     )
     with streams.running(*given, log=tmp_path / "stream.log"):
         streams.until_equal(lambda: streams.stored(live), expected, "Parquet equals SQL")
@@ -116,6 +119,10 @@ def test_kinesis_and_pubsub_into_one_graph(
             {row[0] for row in streams.views(live).execute(wanted).fetchall()}
         )
         assert sent
+        to = ("--to", f"pubsub://{place.topic.name}", *place.source[2:])
+        probed = CliRunner().invoke(cli, ["probe", *to, *there])
+        assert probed.exit_code == 0, probed.output
+        assert "s from the stream to a search" in probed.output
 
 
 @pytest.mark.slow
