@@ -132,6 +132,11 @@ def _outdated(row: Mapping[str, Any]) -> str:
             f"had seen {row['seen_stored']:,} of {_events(expected)}: a later state was not "
             f"written, or the events came in several runs"
         )
+    if row["rows_too_few"]:
+        return (
+            f"{row['rows_too_many']:,} rows had seen {row['seen_too_many']:,} of "
+            f"{_events(expected)}: their later state was not written"
+        )
     return f"{row['rows_too_many']:,} rows of an earlier state were not removed"
 
 

@@ -68,13 +68,14 @@ FINDING_SCHEMA: Final = pa.schema(
         pa.field("touched", pa.bool_(), nullable=False),
         pa.field("other_id", pa.bool_(), nullable=False),
         pa.field("seen_stored", pa.int64()),
+        pa.field("seen_too_many", pa.int64()),
         pa.field("seen_on_time", pa.int64(), nullable=False),
         pa.field("seen_in_log", pa.int64(), nullable=False),
     ]
 )
 """A window of an advertiser on one side. ``ruling`` is the generation that readers see there,
 ``generation`` the newest that is stored. ``seen`` are events, as versions of rows say: what stored
-rows had seen, and what the log has, on time and with late ones. ``touched``: a row too many has
+rows had seen (all, and those too many), and what the log has, on time and with late ones. ``touched``: a row too many has
 another version than adtally gave it; ``other_id``: or an id that adtally does not give."""
 
 
@@ -152,7 +153,8 @@ def differing_rows(sides: Sequence[str], kind: Kind, compared: Sides) -> pa.Tabl
     parts = [
         f"SELECT '{side}' AS side, * FROM {table(f'{side} differing', kind)}" for side in sides
     ]
-    ordered = f"{' UNION ALL '.join(parts)} ORDER BY {names(kind.columns)}, place DESC, side"
+    row = names((*WINDOW, *kind.identity))
+    ordered = f"{' UNION ALL '.join(parts)} ORDER BY {row}, side, place DESC"
     return compared.connection.sql(ordered).to_arrow_table()
 
 
