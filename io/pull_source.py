@@ -44,6 +44,7 @@ class Hit(msgspec.Struct):
     id: str = msgspec.field(name="_id")
     sort: tuple[int, ...]
     source: msgspec.Raw = msgspec.field(name="_source", default=msgspec.Raw(b"{}"))
+    primary_term: int = msgspec.field(name="_primary_term", default=0)
     seq_no: int = msgspec.field(name="_seq_no", default=-1)
 
     @property

@@ -13,7 +13,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adtally.io.pull_tables import LAYOUTS, NET_VIEW, Rows, metadata, net_view
+from adtally.io.pull_net import NET_VIEW, net_view
+from adtally.io.pull_tables import LAYOUTS, Rows, metadata
 
 ROWS_AT_A_TIME: Final = 5_000
 """Of one statement: some 10 MB of parameters."""
@@ -140,7 +141,8 @@ class Sql:
             sets = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
             statement += (
                 f" ON CONFLICT (doc_id) DO UPDATE SET {sets} WHERE excluded.origin <> "
-                f"{table}.origin OR excluded.seq_no > {table}.seq_no"
+                f"{table}.origin OR (excluded.primary_term, excluded.seq_no) > "
+                f"({table}.primary_term, {table}.seq_no)"
             )
         return statement
 

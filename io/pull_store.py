@@ -11,10 +11,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from adtally.io.pull_databases import Target
+from adtally.io.pull_net import NET_VIEW
 from adtally.io.pull_sql import sql_of, table_sql, view_sql
 from adtally.io.pull_tables import (
     LAYOUTS,
-    NET_VIEW,
     SCHEMA_VERSION,
     Pulled,
     metadata,

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 
 from adtally.io import schema
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Rises with every change of the tables. What they lack is added; documents are read again."""
 
-KEY: Final = ("doc_id", "origin", "seq_no")
+KEY: Final = ("doc_id", "origin", "primary_term", "seq_no")
 """Of every row that is a document: its ``_id``, the shard that it came from, and Elasticsearch's
-number of the operation that wrote it there."""
+number of the operation that wrote it there. A primary that takes over from one that failed gives
+numbers again that the failed one gave to what nobody had acknowledged; its term is higher."""
 
 CHILD_KEY: Final = ("doc_id", "position", "advertiser_id", "window_start", "generation")
 """Of every row that is one of a document's list; ``position`` in the list, from 0."""
@@ -106,6 +107,7 @@ def metadata() -> sa.MetaData:
             tables,
             sa.Column("doc_id", sa.Text, primary_key=True),
             sa.Column("origin", sa.BigInteger, nullable=False),
+            sa.Column("primary_term", sa.BigInteger, nullable=False, server_default="0"),
             sa.Column("seq_no", sa.BigInteger, nullable=False),
             *(sa.Column(field.name, _type(field)) for field in layout.fields),
             sa.Index(f"{layout.table}_by_window", "window_seconds", "window_start"),
@@ -142,35 +144,6 @@ def metadata() -> sa.MetaData:
     return tables
 
 
-NET_VIEW: Final = "net_summaries"
-
-
-def net_view(dialect: str) -> str:
-    """``SELECT`` of the summaries with what rules that look back take off, as ``views.sql`` has it.
-
-    Args:
-        dialect: SQLAlchemy's name of the database.
-    """
-    same = "IS" if dialect == "sqlite" else "IS NOT DISTINCT FROM"
-    row = ["advertiser_id", "generation", *schema.DIMENSIONS, "currency"]
-    matched = " AND ".join(f"a.{name} {same} w.{name}" for name in row)
-    sums = ", ".join(f"CAST(sum(a.{name}) AS BIGINT) AS {name}" for name in schema.ADJUSTED)
-    names = [name.removeprefix("sivt_") for name in schema.ADJUSTED if name.startswith("sivt_")]
-    changed = {f"givt_{x}": f"s.givt_{x} + coalesce(b.givt_{x}, 0)" for x in names}
-    changed |= {f"net_{x}": f"s.net_{x} - coalesce(b.givt_{x} + b.sivt_{x}, 0)" for x in names}
-    shown = [
-        f"{changed.get(field.name, 's.' + field.name)} AS {field.name}"
-        for field in LAYOUTS["summaries"].fields
-    ]
-    shown += [f"coalesce(b.sivt_{name}, 0) AS sivt_{name}" for name in names]
-    return (
-        f"SELECT s.doc_id, {', '.join(shown)} FROM summaries s LEFT JOIN ("
-        f"SELECT w.doc_id, {sums} FROM summaries w JOIN adjustments a ON "
-        f"a.adjusted_at >= w.window_start AND a.adjusted_at < w.window_end AND {matched} "
-        f"GROUP BY w.doc_id) b ON b.doc_id = s.doc_id"
-    )
-
-
 @dataclass(frozen=True)
 class Rows:
     """Rows of one table, in the order of ``columns``."""
@@ -185,6 +158,7 @@ class Pulled:
     """A document as it came: the shard, the number of the operation there, and its JSON."""
 
     origin: int
+    primary_term: int
     seq_no: int
     source: bytes
 
@@ -206,7 +180,7 @@ def rows_of(kind: str, documents: dict[str, Pulled]) -> Iterator[Rows]:
         row = decode(pulled.source)
         if _NUL in pulled.source:
             row = _without_nul(row)
-        own.append((doc_id, pulled.origin, pulled.seq_no, *convert(row)))
+        own.append((doc_id, pulled.origin, pulled.primary_term, pulled.seq_no, *convert(row)))
         for child, inner, made in zip(layout.children, listed, lists, strict=True):
             shared = (row.advertiser_id, _time(row.window_start), row.generation)
             for position, element in enumerate(getattr(row, child.field) or ()):

@@ -101,7 +101,7 @@ class Tenant:
 
     def add(self, shard: Shard, origin: int, hit: Hit) -> None:
         """Keep a document until it is written."""
-        pulled = Pulled(origin, hit.seq_no, bytes(hit.source))
+        pulled = Pulled(origin, hit.primary_term, hit.seq_no, bytes(hit.source))
         self.waiting.setdefault(shard.kind, {})[hit.id] = pulled
         if origin not in self.reached:  # it may be written before its cursor moves
             at = Origin(shard.kind, shard.index, self.cursor(origin))

@@ -75,8 +75,9 @@ FINDING_SCHEMA: Final = pa.schema(
 )
 """A window of an advertiser on one side. ``ruling`` is the generation that readers see there,
 ``generation`` the newest that is stored. ``seen`` are events, as versions of rows say: what stored
-rows had seen (all, and those too many), and what the log has, on time and with late ones. ``touched``: a row too many has
-another version than adtally gave it; ``other_id``: or an id that adtally does not give."""
+rows had seen (all, and those too many), and what the log has, on time and with late ones.
+``touched``: a row too many has another version
+than adtally gave it; ``other_id``: or an id that adtally does not give."""
 
 
 def prepare(sides: Sequence[str], compared: Sides) -> None:

@@ -146,13 +146,22 @@ def flags(advertiser: str, minute: int, subjects: Sequence[str], seen: int = 1) 
     return pa.Table.from_pylist([row], schema=schema.FLAG_SCHEMA)
 
 
-def verdicts(advertiser: str, hour: int, minute: int, clicks: int, seen: int = 1) -> pa.Table:
-    """One flag and one adjustment, about a minute of campaign ``a``."""
+def verdicts(
+    advertiser: str,
+    hour: int,
+    minute: int,
+    clicks: int,
+    seen: int = 1,
+    campaigns: Sequence[str] = ("a",),
+) -> pa.Table:
+    """One flag, and an adjustment for each campaign, about a minute."""
     at = START_MS + minute * MINUTE_MS
-    adjustment = dict.fromkeys(schema.DIMENSIONS) | dict.fromkeys(schema.ADJUSTED, 0)
-    adjustment |= {"adjusted_at": at, "campaign_id": "a", "currency": "EUR", "sivt_clicks": clicks}
     row = _window(advertiser, hour * 60, 3600, seen)
-    row |= {"flags": [{"flagged_at": at, **flag("u")}], "adjustments": [adjustment]}
+    row |= {"flags": [{"flagged_at": at, **flag("u")}], "adjustments": []}
+    for campaign in campaigns:
+        adjustment = dict.fromkeys(schema.DIMENSIONS) | dict.fromkeys(schema.ADJUSTED, 0)
+        adjustment |= {"adjusted_at": at, "campaign_id": campaign, "currency": "EUR"}
+        row["adjustments"].append(adjustment | {"sivt_clicks": clicks})
     return pa.Table.from_pylist([row], schema=schema.verdict_schema(schema.DIMENSIONS))
 
 

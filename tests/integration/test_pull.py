@@ -103,6 +103,38 @@ def test_net_summaries_take_off_what_rules_that_look_back_found(
     assert found == [(3, 3), (0, 0), (0, 0), (0, 0)]
 
 
+def test_folded_rows_in_net_summaries(written: Written, place: Place) -> None:
+    """What is found in a row that was folded is taken off the row of all others, once."""
+    written.write("summaries", summaries("acme", [5], seen=7, campaigns=("a", "x", "y")))
+    # A later pane; the documents of x and y are not deleted yet.
+    written.write("summaries", summaries("acme", [5], seen=9, campaigns=("a", "__other__")))
+    written.write("summaries", summaries("acme", [6], seen=9, campaigns=("a", "x")))
+    written.write("verdicts", verdicts("acme", 0, 5, 3, campaigns=("a", "x", "y", "z")))
+    written.pull(place.databases)
+    found = place.execute(
+        "acme",
+        "SELECT n.campaign_id, s.net_clicks - n.net_clicks, n.sivt_clicks FROM net_summaries n "
+        "JOIN summaries s ON s.doc_id = n.doc_id ORDER BY s.window_start, n.campaign_id DESC",
+    )
+    assert found == [("a", 3, 3), ("__other__", 9, 9), ("x", 0, 0), ("a", 0, 0)]
+
+
+def test_numbers_that_a_primary_gives_again_after_another_failed(
+    written: Written, place: Place
+) -> None:
+    """A pull may have seen an operation that nobody acknowledged, which went with its primary."""
+    written.write("summaries", summaries("acme", range(3)))
+    written.pull(place.databases)
+    place.execute("acme", "UPDATE summaries SET seq_no = seq_no + 1000")
+    written.write("summaries", summaries("acme", range(3), seen=2))
+    written.pull(place.databases)
+    assert place.execute("acme", "SELECT DISTINCT version FROM summaries") == [(1,)]
+    place.execute("acme", "UPDATE summaries SET primary_term = primary_term - 1")
+    written.write("summaries", summaries("acme", range(3), seen=3))
+    written.pull(place.databases)
+    place.same(written, "acme")
+
+
 def test_a_document_that_came_back_with_a_lower_version_is_followed(
     written: Written, place: Place
 ) -> None:

@@ -112,13 +112,13 @@ def test_a_change_of_the_tables_is_a_new_version() -> None:
     tables = metadata().sorted_tables
     columns = [f"{t.name}.{c.name} {c.type!r}" for t in tables for c in t.columns]
     digest = hashlib.sha256("\n".join(sorted(columns)).encode()).hexdigest()[:12]
-    assert (SCHEMA_VERSION, digest) == (1, "1f9f664364f9")
+    assert (SCHEMA_VERSION, digest) == (2, "4d535b6aa8ee")
 
 
 def test_unknown_fields_are_left_out_and_missing_ones_are_null() -> None:
     source = b'{"advertiser_id":"a","window_start":"2026-03-01T00:00:00.000Z","later":[{"x":1}],'
     source += b'"flags":[{"flagged_at":"2026-03-01T01:00:00Z","rule":"r","new":1}]}'
-    own, flags, adjustments = rows_of("verdicts", {"id": Pulled(1, 2, source)})
+    own, flags, adjustments = rows_of("verdicts", {"id": Pulled(1, 1, 2, source)})
     row = dict(zip(own.columns, own.rows[0], strict=True))
     assert row["doc_id"] == "id" and row["generation"] is None
     assert len(flags.rows) == 1 and adjustments.rows == []
