@@ -4,22 +4,28 @@
 -- users are merged by their hashes, as adtally's own roll-ups are. 'zone' says where days begin.
 CREATE OR REPLACE MACRO ${view}_by(grain, zone := 'UTC', of_seconds := ${window_seconds}) AS TABLE
 WITH cut AS (
-    SELECT *, date_trunc(
+    SELECT *, window_start AT TIME ZONE zone AS local_time, date_trunc(
         CASE WHEN grain IN ('hour', 'day', 'week', 'month', 'quarter', 'year') THEN grain
             ELSE error('there are no roll-ups by ' || grain
                 || '; write hour, day, week, month, quarter or year') END,
-        window_start AT TIME ZONE zone
+        local_time
     ) AS local_start
     FROM ${view} WHERE window_seconds = of_seconds
+), bounded AS (  -- an hour that clocks show twice is two hours
+    SELECT *,
+        CASE WHEN grain = 'hour' THEN window_start - (local_time - local_start)
+            ELSE local_start AT TIME ZONE zone END AS range_start,
+        CASE WHEN grain = 'hour' THEN range_start + INTERVAL 1 HOUR
+            ELSE (local_start + ('1 ' || grain)::INTERVAL) AT TIME ZONE zone END AS range_end
+    FROM cut
 ), placed AS (
-    SELECT * EXCLUDE (window_start, window_end, window_seconds, local_start),
+    SELECT * EXCLUDE (window_start, window_end, window_seconds, local_time, local_start, range_start, range_end),
         window_start AS base_start,
-        local_start AT TIME ZONE zone AS window_start,
-        CASE WHEN window_end <= (local_start + ('1 ' || grain)::INTERVAL) AT TIME ZONE zone
-            THEN (local_start + ('1 ' || grain)::INTERVAL) AT TIME ZONE zone
+        range_start AS window_start,
+        CASE WHEN window_end <= range_end THEN range_end
             ELSE error('windows of ' || of_seconds || ' s do not fit into one ' || grain
                 || ' of ' || zone || '; roll up by something longer') END AS window_end
-    FROM cut
+    FROM bounded
 ), windows AS (  -- what each advertiser's had seen, the same for all of its rows
     SELECT window_start, advertiser_id, sum(seen) AS seen FROM (
         SELECT window_start, base_start, advertiser_id, max(version & ${seen_mask}) AS seen

@@ -4,6 +4,7 @@ nothing but the output."""
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import shutil
 import signal
@@ -119,6 +120,18 @@ def test_months_add_up_and_days_may_begin_elsewhere(output: Path) -> None:
     )
     assert len(local) == 2
     assert local == expected
+
+
+@pytest.mark.parametrize("start", ["2026-03-28T23:00Z", "2026-10-24T23:00Z"])
+def test_hours_that_clocks_show_twice_or_never_are_hours(tmp_path: Path, start: str) -> None:
+    start_ms = round(datetime.datetime.fromisoformat(start).timestamp() * 1000)
+    logs, _ = made_up(tmp_path, 4, events=2_000, hours=4, start_ms=start_ms, advertisers=2)
+    run("backfill", "--input", str(logs), "--output", str(tmp_path / "out"))
+    shown = "SELECT * EXCLUDE (unique_user_hashes) FROM summaries_by('hour'"
+    utc = asked(tmp_path / "out", f"{shown}) ORDER BY ALL")
+    assert len({row["window_start"] for row in utc}) >= 4
+    berlin = asked(tmp_path / "out", f"{shown}, zone := 'Europe/Berlin') ORDER BY ALL")
+    assert berlin == utc
 
 
 @pytest.mark.parametrize(
