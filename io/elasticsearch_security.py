@@ -6,7 +6,9 @@ a cluster with security: none can be had here.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -162,15 +164,30 @@ def create_key(
     return NewKey(answer["id"], answer["name"], answer["encoded"])
 
 
-def write_secret(path: Path, secret: str) -> None:
-    """Write a secret into a new file that its owner alone can read.
+@contextlib.contextmanager
+def new_secret(path: Path) -> Iterator[Callable[[str], None]]:
+    """A new file that its owner alone can read; gives what writes a secret into it.
+
+    It is there before the secret is made, which could be read nowhere else; without one it goes.
 
     Raises:
-        FileExistsError: there is one; it may be the only copy of another secret.
+        OSError: it cannot be written, or (FileExistsError) there is one, which may be the only copy
+            of another secret.
     """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(secret + "\n")
+
+        def write(secret: str) -> None:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        try:
+            yield write
+        except BaseException:
+            if not file.tell():
+                path.unlink(missing_ok=True)
+            raise
 
 
 def has_document_security(client: Elasticsearch) -> bool:

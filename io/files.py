@@ -191,19 +191,24 @@ def delete(paths: list[str]) -> None:
         FileSystems.delete(paths)
 
 
-def remove_leftovers(folder: str, older_than_seconds: float = LEFTOVER_SECONDS) -> int:
-    """Remove temporary files that a killed run left below ``folder``; returns how many.
+def leftovers(folder: str, older_than_seconds: float = LEFTOVER_SECONDS) -> list[str]:
+    """Temporary files that a killed run left below ``folder``.
 
     Younger ones may be another run's, such as a live stream's, that is writing just now.
     """
     before = time.time() - older_than_seconds
-    leftovers = [
+    return [
         entry.path
         for entry in find(join(folder, "**"))
         if _is_leftover(entry.path) and entry.updated < before
     ]
-    delete(leftovers)
-    return len(leftovers)
+
+
+def remove_leftovers(folder: str, older_than_seconds: float = LEFTOVER_SECONDS) -> int:
+    """Remove :func:`leftovers`; returns how many they were."""
+    found = leftovers(folder, older_than_seconds)
+    delete(found)
+    return len(found)
 
 
 def _store(path: str) -> Store | None:

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from adtally.io.shown import shown_line
+
 FORMATS: Final = ("table", "csv", "json", "parquet")
 ENDINGS: Final = {
     ".csv": "csv",
@@ -61,7 +63,7 @@ def show(rows: pa.RecordBatchReader, console: Console, most: int) -> int:
     seen = 0
     for batch in rows:
         for row in zip(*map(_texts, batch.slice(0, max(0, most - seen)).columns), strict=True):
-            table.add_row(*row)
+            table.add_row(*map(shown_line, row))
         seen += batch.num_rows
         if seen > most:
             break

@@ -91,14 +91,12 @@ def key(ctx: click.Context, /, **given: Any) -> None:
     if out is not None and out.exists():
         raise click.UsageError(f"{out} is there already, and may hold another key; name a new one.")
     with _connected(ctx, given) as (client, config):
-        from adtally.io.elasticsearch_security import create_key, write_secret
+        from adtally.io.elasticsearch_security import create_key, new_secret
 
-        made = create_key(client, config, given["role"], given["advertiser"], given["expires"])
+        with contextlib.nullcontext(click.echo) if out is None else new_secret(out) as tell:
+            made = create_key(client, config, given["role"], given["advertiser"], given["expires"])
+            tell(made.encoded)
         click.echo(f"key {made.name}, id {made.id}: made", err=True)
-        if out is None:
-            click.echo(made.encoded)
-        else:
-            write_secret(out, made.encoded)
 
 
 @elasticsearch.command(cls=PassThrough)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from adtally.io.dead_letter_search import LetterSearch
-from adtally.io.files import atomic_write, delete, join, list_paths, read_bytes
+from adtally.io.files import atomic_write, delete, join, leftovers, list_paths, read_bytes
 from adtally.io.logs import absolute
 from adtally.io.manifest import MANIFEST_NAME, read_manifest, write_run
 from adtally.io.views import write_views
@@ -69,10 +69,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Erased:
-    """What was found, or taken out, by place; and the address of the record."""
+    """What was found, or taken out, by place; the address of the record; and temporary files that
+    something writes just now, or wrote until less than an hour ago."""
 
     found: dict[str, Counter[str]]
     record: str = ""
+    unsearched: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -128,7 +130,7 @@ def erase(request: Request, tell: places.Tell) -> Erased:
                 f"the same command again; it goes on where this one ended."
             )
         record = erasure.record(found)
-    return Erased(found, record)
+    return Erased(found, record, tuple(leftovers(erasure.output, 0)))
 
 
 def _said(left: dict[str, Counter[str]]) -> str:
@@ -237,6 +239,7 @@ class _Erasure:
             if self._stored or request.user is None
             else Counter()
         )
+        found["unfinished"] = places.unfinished(self.output, write)
         found["runs"] = places.runs(self.output, users or (request.name,), write, self._tell)
         if person is not None:
             found |= places.person_rows(

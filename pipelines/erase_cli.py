@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from adtally.io.shown import shown_line
 from adtally.pipelines.failures import failures
 from adtally.pipelines.options import (
     PassThrough,
@@ -27,6 +29,7 @@ _WHAT: Final = {
     "letters": "dead letters",
     "alerts": "alerts",
     "inputs": "addresses of inputs",
+    "unfinished": "left by runs that were killed",
 }
 
 
@@ -108,6 +111,12 @@ def erase(ctx: click.Context, /, **given: Any) -> None:
         with _Shown(console, given["quiet"]) as tell:
             done = erasing.erase(request, tell)
         _show(done.found, "erased", request, console)
+        for path in done.unsearched:
+            console.print(
+                f"{escape(shown_line(path))} is being written, or was left by a crash within the "
+                f"hour; it was not searched. Run the same command again in an hour.",
+                soft_wrap=True,
+            )
         console.print(f"record  {done.record}", soft_wrap=True)
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from adtally.io.alerts import AlertSinkError
 from adtally.io.dead_letter_search import LetterSearch
 from adtally.io.event_log import HOUR_MS, hour_of
-from adtally.io.files import atomic_write, join, list_paths, read_bytes
+from adtally.io.files import atomic_write, delete, join, leftovers, list_paths, read_bytes
 from adtally.io.parquet import date_partition
 from adtally.io.rewrite import (
     UnreadableFile,
@@ -251,6 +251,14 @@ def runs(output: str, names: Sequence[str], write: bool, tell: Tell) -> Counter[
     paths = list_paths(join(output, "runs", "*.json"))
     own = [one for one in paths if not posixpath.basename(one).startswith(RECORD_PREFIX)]
     return _each("runs", own, change, tell)
+
+
+def unfinished(output: str, write: bool) -> Counter[str]:
+    """Temporary files of runs that were killed: nobody reads them, and they may hold anybody."""
+    found = leftovers(output)
+    if write:
+        delete(found)
+    return Counter(files=len(found), unfinished=len(found)) - Counter()
 
 
 def _tables(output: str, kind: str) -> list[str]:

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from adtally.io.shown import shown_line
 from adtally.pipelines.failures import failures
 from adtally.pipelines.options import (
     Duration,
@@ -21,6 +22,9 @@ from adtally.pipelines.options import (
 )
 from adtally.pipelines.run_cli import elasticsearch_of
 from adtally.pipelines.sources import reach_options
+
+if TYPE_CHECKING:
+    from adtally.pipelines.probe import Probe
 
 
 @click.command(cls=PassThrough)
@@ -93,9 +97,9 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
             done, slow = Measured(), False
             for _ in range(given["count"] or (sys.maxsize if given["every"] else 1)):
                 begun = time.monotonic()
-                seconds = one.measure()
+                seconds = _measured(one, bool(given["every"] and done.count), given)
                 done.add(seconds)
-                slow |= _tell(seconds, given)
+                slow |= seconds is not None and _slow(seconds, given)
                 if given["metrics_file"]:
                     _keep(given["metrics_file"], done.prometheus())
                 if given["every"] and done.count + done.lost != given["count"]:
@@ -104,15 +108,32 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
         sys.exit(1)
 
 
-def _tell(seconds: float | None, given: dict[str, Any]) -> bool:
-    """Say how long it took; whether that is too long."""
+def _measured(one: Probe, survive: bool, given: dict[str, Any]) -> float | None:
+    """Send a marker; None where it was lost, which is said.
+
+    Args:
+        one: sends it.
+        survive: an error is an outage, and told as one: it has worked before.
+        given: the command's options.
+    """
+    try:
+        seconds = one.measure()
+    except Exception as error:
+        if not survive:
+            raise
+        click.echo(shown_line(f"adtally: lost: {type(error).__name__}: {error}"), err=True)
+        return None
     if seconds is None:
         click.echo(
             f"adtally: no search found the marker in {given['timeout']} s: see whether the stream "
             f"runs, reads {given['to']} and writes to this Elasticsearch and index prefix.",
             err=True,
         )
-        return False
+    return seconds
+
+
+def _slow(seconds: float, given: dict[str, Any]) -> bool:
+    """Say how long it took; whether that is too long."""
     click.echo(f"{seconds:.1f} s from the stream to a search")
     limit = given["max_seconds"]
     if limit is not None and seconds > limit:

@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from adtally.io.shown import shown_line
 from adtally.pipelines.pull import Puller
 from adtally.pipelines.pull_roster import Totals
 
@@ -75,7 +76,8 @@ def show(totals: Totals, seconds: float, console: Console) -> None:
     if totals.without_database:
         console.print(f"passed over {totals.without_database:,} advertisers without a database")
     for advertiser, reason in sorted(totals.failed.items())[:NAMED]:
-        console.print(f"failed      {advertiser[:100]}: {reason}", soft_wrap=True, markup=False)
+        text = shown_line(f"{advertiser[:100]}: {reason}")
+        console.print(f"failed      {text}", soft_wrap=True, markup=False)
     if len(totals.failed) > NAMED:
         console.print(f"            and {len(totals.failed) - NAMED:,} more")
     if totals.failed:

@@ -45,7 +45,7 @@ def show(
         out.print(f"{side} says, beside the log: {told or 'no other sums'}", highlight=False)
     rows = itertools.islice(Causes(found, config).rows(), most)
     for row in rows:
-        out.print(escape(sentence(row)), soft_wrap=True, highlight=False)
+        out.print(escape(shown_line(sentence(row))), soft_wrap=True, highlight=False)
     if found.findings.num_rows > most:
         out.print(f"... and {found.findings.num_rows - most:,} more; --save FILE has all.")
     _show_suspects(found, out)
@@ -53,9 +53,8 @@ def show(
 
 def sentence(row: dict[str, Any]) -> str:
     """A finding with its cause, in a line."""
-    advertiser = shown_line(str(row["advertiser_id"]))
     return (
-        f"{row['state']:<11} {row['side']:<13} {row['kind']:<9} {advertiser} "
+        f"{row['state']:<11} {row['side']:<13} {row['kind']:<9} {row['advertiser_id']} "
         f"{_time(row['window_start'])} ({_length(row['window_seconds'])}): {row['cause']}"
     )
 
@@ -71,10 +70,10 @@ def _show_suspects(found: Found, out: Console) -> None:
     )
     for row in found.suspects.slice(0, SUSPECTS_SHOWN).to_pylist():
         text = (
-            f"  {row['events']:,} of {shown_line(row['advertiser_id'])}: "
-            f"{shown_line(row['source'])} and {shown_line(row['other_source'])}"
+            f"  {row['events']:,} of {row['advertiser_id']}: "
+            f"{row['source']} and {row['other_source']}"
         )
-        out.print(escape(text), soft_wrap=True, highlight=False)
+        out.print(escape(shown_line(text)), soft_wrap=True, highlight=False)
     if found.suspects.num_rows > SUSPECTS_SHOWN:
         out.print(f"  and {found.suspects.num_rows - SUSPECTS_SHOWN:,} more pairs")
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from adtally.io.shown import shown_line
 from adtally.pipelines.failures import failures
 from adtally.pipelines.options import (
     Duration,
@@ -76,7 +77,7 @@ def status(ctx: click.Context, /, format: str, **given: Any) -> None:
             rows = list(states.as_rows(seen))
             width = max(len(name) for name, _ in rows)
             for name, text in rows:
-                click.echo(f"{name:{width}}  {text}")
+                click.echo(shown_line(f"{name:{width}}  {text}"))
         for line in seen.broken:
             click.echo(f"adtally: {line}", err=True)
     if seen.broken:

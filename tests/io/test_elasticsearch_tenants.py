@@ -115,10 +115,15 @@ def test_a_tenant_sees_its_own_documents() -> None:
 
 def test_a_secret_is_written_once_and_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    security.write_secret(path, SECRET)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_text().strip() == SECRET
-    with pytest.raises(FileExistsError):
-        security.write_secret(path, "another")
+    with security.new_secret(path) as write:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600  # before there is a secret
+        write(SECRET)
+    assert path.read_text().strip() == SECRET
+    with pytest.raises(FileExistsError), security.new_secret(path):
+        pytest.fail("it would be lost")
+    with pytest.raises(RuntimeError), security.new_secret(tmp_path / "other"):
+        raise RuntimeError("no key was made")
+    assert not (tmp_path / "other").exists()
     assert SECRET not in repr(security.NewKey("id", "name", SECRET))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,23 @@ def test_a_tenant_is_gone_and_nobody_else(out: Path, made: Path) -> None:
     assert len(views(out).execute(letters).fetchall()) == len(kept) - 1
     # What is tallied again does not bring it back.
     assert unnamed(retallied(out), TENANT)
+
+
+def test_what_killed_runs_left_goes_too(out: Path) -> None:
+    """Temporary files of tables and dead letters: no reader sees them, but they hold people."""
+    left = [
+        shutil.copy(path, path.parent / f".{path.name}.0f.tmp")
+        for kind in ("events", "dead-letters")
+        for path in [next(p for p in (out / kind).rglob("*.*") if p.name[0] != "_" and p.is_file())]
+    ] + [shutil.copy(out / "views.sql", out / ".views.sql.0f.tmp")]
+    for path in left[:-1]:
+        os.utime(path, (0, 0))
+    tenant = ("erase", "--output", str(out), "--advertiser", TENANT)
+    assert "left by runs that were killed" in run(*tenant, "--dry-run").output
+    assert all(path.exists() for path in left)
+    said = run(*tenant, "--yes", "--quiet").output
+    assert [path.exists() for path in left] == [False] * (len(left) - 1) + [True]
+    assert left[-1].name in said and "was not searched" in said.replace("\n", " ")
 
 
 def test_the_only_tenant_leaves_an_output_that_can_be_read(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from adtally.io.elasticsearch import ElasticsearchConfig, connect
 from adtally.io.views import seed_views
 from adtally.pipelines.cli import cli
-from adtally.pipelines.probe import Measured, marker
+from adtally.pipelines.probe import Measured, Probe, marker
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.kinesis_server import REGION, KinesisServer
 from tests import streams
@@ -151,6 +151,31 @@ def test_an_output_that_a_stream_has_just_begun_has_nothing(tmp_path: Path) -> N
 
 def test_there_has_to_be_something_to_look_at() -> None:
     assert "give --output, --elasticsearch" in adtally("status").output
+
+
+def test_probes_go_on_after_an_outage(
+    tmp_path: Path, elasticsearch_node: ElasticsearchNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error ends the first probe, and loses a later one."""
+    answers: list[float | Exception] = [2.0, ConnectionError("away\x1b[2J"), 3.0]
+
+    def measure(self: Probe) -> float:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Probe, "measure", measure)
+    given = ("probe", "--to", "kinesis://x", "--kinesis-region", REGION, "--every", "1s")
+    given += ("--elasticsearch", elasticsearch_node.url, "--count", "3")
+    metrics = tmp_path / "probe.prom"
+    ended = adtally(*given, "--metrics-file", str(metrics))
+    assert ended.exit_code == 1 and not answers
+    assert "lost: ConnectionError: away\\x1b[2J" in ended.output
+    assert "adtally_probes_lost_total 1" in metrics.read_text()
+    assert "adtally_probe_seconds_count 2" in metrics.read_text()
+    answers[:] = [ConnectionError("away"), 3.0]
+    assert adtally(*given).exit_code == 1 and answers == [3.0]
 
 
 def test_a_marker_that_nobody_reads_is_lost(
