@@ -12,6 +12,7 @@ from adtally.pipelines.erase_cli import erase
 from adtally.pipelines.failures import CONTEXT
 from adtally.pipelines.feed_cli import feed
 from adtally.pipelines.generate_cli import generate
+from adtally.pipelines.inspect_cli import convert, inspect
 from adtally.pipelines.local_cli import local
 from adtally.pipelines.probe_cli import probe
 from adtally.pipelines.profile_cli import profile
@@ -29,7 +30,9 @@ def cli() -> None:
 
     Start with logs that you have:
 
-      adtally backfill --input logs/ --output out/
+      adtally inspect logs/ --save mapping.toml
+
+      adtally backfill --input logs/ --mapping mapping.toml --output out/
 
     or with made-up ones:
 
@@ -40,10 +43,12 @@ def cli() -> None:
 for command in (
     athena,
     backfill,
+    convert,
     elasticsearch,
     erase,
     feed,
     generate,
+    inspect,
     local,
     probe,
     profile,

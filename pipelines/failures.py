@@ -29,6 +29,7 @@ USAGE_ERRORS = frozenset(
         "StreamMissing",
         "ListError",
         "MappingError",
+        "NotAdLogs",
         "PiiError",
         "QueryError",
         "RuleError",

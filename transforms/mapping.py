@@ -26,6 +26,9 @@ EPOCH_UNITS: Final = {"epoch_s": 1_000, "epoch_ms": 1, "epoch_us": -1_000}
 OFFSET_DIRECTIVE: Final = re.compile(r"%(?::{0,3}|#)z|%\+")
 """What reads an offset in a strptime pattern."""
 
+UNREADABLE_NAME: Final = re.compile(r'[\x00-\x1f"\\]')
+"""What names of fields must not have, or msgspec does not read them."""
+
 _CURRENCY: Final = re.compile(r"[A-Z]{3}", re.ASCII)
 
 MONEY_FIELDS: Final = ("cost_micros", "revenue_micros")
@@ -176,6 +179,12 @@ def _checked(file: _MappingFile) -> Mapping:
     sources = _sources(events)
     if not sources:
         raise MappingError("no rule reads the record, so all events were alike; add a 'from'.")
+    for name in sources:
+        if UNREADABLE_NAME.search(name):
+            raise MappingError(
+                f"a field called {name!r} cannot be read; quotation marks, backslashes and control "
+                f"characters are not possible in names that a mapping reads."
+            )
     return Mapping(events, tuple(sources))
 
 
