@@ -142,6 +142,7 @@ def inspect(
             f"{shown_line(', '.join(list(fields)[:30]))}."
         )
     types = _types(fields, made, paths, event_type)
+    made += _click_ids(made, types)
     toml, doubts = _proposal(made, types, paths, currency)
     decoded = decode(found.chunk, parse_mapping(toml, "the proposal"), now_ms=now_ms)
     has = {guess.target for guess in made}
@@ -237,6 +238,19 @@ def _by_hint(
                       'fields.event_type = { constant = "conversion" }']  # fmt: skip
             break
     return Types(tuple(rules), why, (doubt,) if doubt else ())
+
+
+def _click_ids(made: Sequence[Guess], types: Types) -> list[Guess]:
+    """The identity of records that are clicks, where they have none but their click id."""
+    has = {guess.target: guess for guess in made}
+    clicks = 'fields.event_type = { constant = "click" }' in types.rules
+    other = any("impression" in rule for rule in types.rules)
+    if "event_id" in has or "click_id" not in has or not clicks or other:
+        return []
+    seen = has["click_id"].seen
+    if len(set(seen.values)) < len(seen.values):
+        return []
+    return [Guess("event_id", seen, why="records are clicks, and its values are distinct")]
 
 
 def _proposal(
