@@ -24,6 +24,10 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
+def some(name: str, *beginnings: str) -> list[str]:
+    return [line for line in requirements(name) if line.startswith(beginnings)]
+
+
 setup(
     name="adtally",
     version="0.1.0",
@@ -35,14 +39,15 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "adtally.io": ["*.sql", "*.toml", "py.typed"],
-        "adtally.pipelines": ["mappings/*.toml"],
+        "adtally.pipelines": ["mappings/*.toml", "templates/*.html"],
         "adtally.runners": ["deploy/flink/config.yaml"],
         "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),
-    # What 'adtally pull' needs for PostgreSQL, as the tests have it.
+    # What 'adtally pull' needs for PostgreSQL, and 'adtally report' at all, as the tests have it.
     extras_require={
-        "postgresql": [x for x in requirements("requirements-dev.txt") if x.startswith("psycopg")]
+        "postgresql": some("requirements-dev.txt", "psycopg"),
+        "report": some("requirements-dev.txt", "altair", "Jinja2", "vl-convert-python"),
     },
     entry_points={"console_scripts": ["adtally = adtally.pipelines.cli:main"]},
 )

@@ -19,6 +19,7 @@ from adtally.pipelines.profile_cli import profile
 from adtally.pipelines.pull_cli import pull
 from adtally.pipelines.query_cli import query
 from adtally.pipelines.reconcile_cli import reconcile
+from adtally.pipelines.report_cli import report
 from adtally.pipelines.status_cli import status
 from adtally.pipelines.stream_cli import stream
 
@@ -56,6 +57,7 @@ for command in (
     query,
     reconcile,
     replay,
+    report,
     status,
     stream,
 ):

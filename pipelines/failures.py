@@ -32,6 +32,7 @@ USAGE_ERRORS = frozenset(
         "NotAdLogs",
         "PiiError",
         "QueryError",
+        "ReportError",
         "RuleError",
         "NoInput",
         "SecurityMissing",

@@ -46,7 +46,7 @@ def test_from_logs_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(DOCS / "sample", tmp_path / "docs" / "sample")
     monkeypatch.chdir(tmp_path)
     told = blocks(text)
-    assert len(told) == 8
+    assert len(told) == 9
     for number, (command, shown) in enumerate(told):
         program, *arguments = shlex.split(command)
         assert program == "adtally"
@@ -55,6 +55,7 @@ def test_from_logs_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert done.exit_code == (1 if number == 0 else 0), (command, done.output)
         answer = [cells(line) for line in done.output.splitlines()]
         assert all(cells(line) in answer for line in shown), (command, done.output)
+    assert "169.92" in (tmp_path / "walk" / "shoes.html").read_text()
     lines = (tmp_path / "walk" / "days.csv").read_text().splitlines()
     assert len(lines) == 1 + 6  # three shops, two campaigns each, in one day
 
