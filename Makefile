@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header
 
-.PHONY: demo test check lint types bench bench-stream faults format clean system lock audit fuzz
+.PHONY: demo test check lint types bench bench-stream charts faults format clean system lock audit fuzz
 
 # What is installed is what was locked, byte for byte: pip refuses what has another hash.
 $(READY): requirements-build.lock requirements-dev.lock setup.py pyproject.toml
@@ -61,6 +61,10 @@ bench: $(READY)
 bench-stream: $(READY) system
 	$(BIN)/python -m benchmarks.stream_throughput
 	$(BIN)/python -m benchmarks.stream_latency
+
+# The charts of docs/faults.md and docs/capacity.md, from their data.
+charts: $(READY)
+	$(BIN)/python -m benchmarks.charts
 
 # Break a running stream in every way, under load; an hour and a half.
 faults: $(READY) system

@@ -74,7 +74,7 @@ def page(data: dict[str, Any]) -> str:
     seen = [_seen(entry) for entry in data["faults"].values()]
     missing = [fault.title for fault in FAULTS if fault.name not in data["faults"]]
     head = [f"| {' | '.join(_COLUMNS)} |", "|---" + "|--:" * (len(_COLUMNS) - 1) + "|"]
-    parts = [_HEAD + "\n".join([*head, *rows])]
+    parts = [_HEAD + "\n".join([*head, *rows]), "![seconds to recover, by fault](faults.svg)"]
     if missing:
         parts.append("Not run: " + "; ".join(missing) + ".")
     parts.append(_machine(data))
