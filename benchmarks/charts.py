@@ -1,4 +1,4 @@
-"""``python -m benchmarks.charts``: the charts of docs/faults.md and docs/capacity.md, from their data.
+"""``python -m benchmarks.charts``: charts of docs/faults.md and docs/capacity.md, from their data.
 
 Their text is that of the pages' tables; nothing is measured here. ``make charts`` runs it.
 """
