@@ -31,9 +31,19 @@ def pages(
         query: which documents.
         source: with their contents, or those fields of them, and their ``_version``.
         fields: what else hits carry, ``{"field": name}`` each.
+
+    Raises:
+        RuntimeError: a shard did not refresh.
     """
     client = writer.client
-    writer.when_up(lambda: client.indices.refresh(index=pattern, ignore_unavailable=True))
+    refreshed = writer.when_up(
+        lambda: client.indices.refresh(index=pattern, ignore_unavailable=True)
+    )
+    if refreshed["_shards"]["failed"]:
+        raise RuntimeError(
+            f"{refreshed['_shards']['failed']} shards of {pattern} did not refresh, so documents "
+            f"that were just written could be passed over; nothing was done. Do it again."
+        )
     opened = writer.when_up(
         lambda: client.open_point_in_time(index=pattern, keep_alive="5m", ignore_unavailable=True)
     )
