@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,15 +246,37 @@ def _rejects(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str, str]
     ).fetchall()
 
 
-def convert(file: LogFile, folder: Path, decimal_comma: Sequence[str] = ()) -> Converted:
-    """Write a file's records as JSON lines, gzip, in their order, under its name.
+def targets(files: Sequence[LogFile], folder: Path, force: bool) -> list[Path]:
+    """Where each file's records go.
+
+    Raises:
+        NotAdLogs: two would be one, or (without ``force``) something is there.
+    """
+    paths = [folder / f"{posixpath.basename(file.path)}.jsonl.gz" for file in files]
+    twice = [path.name for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise NotAdLogs(
+            f"several files would become {folder / twice[0]}, and one be lost; convert their "
+            f"folders one at a time, each to a folder of its own."
+        )
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        raise NotAdLogs(
+            f"{there[0]} is there already, and may be of another file of that name; --force "
+            f"replaces it, or give another --output."
+        )
+    return paths
+
+
+def convert(file: LogFile, target: Path, decimal_comma: Sequence[str] = ()) -> Converted:
+    """Write a file's records as JSON lines, gzip, in their order.
 
     Lines of a table that have not the shape of the others are written beside it. The same input
-    gives the same file, which replaces what is there.
+    gives the same file.
 
     Args:
         file: CSV, a JSON array, or Parquet, of this machine.
-        folder: is made.
+        target: see :func:`targets`; it is replaced.
         decimal_comma: columns whose numbers are written as ``1.234,56``.
 
     Raises:
@@ -263,9 +286,8 @@ def convert(file: LogFile, folder: Path, decimal_comma: Sequence[str] = ()) -> C
     format = _sample(file, Limits()).format
     if format == "json lines":
         raise NotAdLogs(f"{file.path} is JSON lines already; adtally reads it as it is.")
+    folder, name = target.parent, target.name.removesuffix(".jsonl.gz")
     folder.mkdir(parents=True, exist_ok=True)
-    name = posixpath.basename(file.path)
-    target = folder / f"{name}.jsonl.gz"
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
     try:
         with _reading(file.path) as connection:

@@ -150,7 +150,7 @@ def _next(found: Inspected, logs: str, save: Path | None, console: Console) -> N
     "--output",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the JSON lines; FILE.jsonl.gz is replaced.",
+    help="Folder for the JSON lines, FILE.jsonl.gz each.",
 )
 @click.option(
     "--decimal-comma",
@@ -159,6 +159,7 @@ def _next(found: Inspected, logs: str, save: Path | None, console: Console) -> N
     metavar="COLUMN",
     help="Its numbers are written as 1.234,56.",
 )
+@click.option("--force", is_flag=True, help="Replace files of these names.")
 @click.option("--debug", is_flag=True, help="Tracebacks.")
 def convert(files: tuple[str, ...], **given: Any) -> None:
     """Make JSON lines of CSV (and what is like it), JSON arrays and Parquet.
@@ -168,12 +169,15 @@ def convert(files: tuple[str, ...], **given: Any) -> None:
     names to the same files: events without an id are told apart by file and place.
     """
     rejected = 0
-    with failures(given["debug"], "the same command again starts over"):
+    with failures(given["debug"], "the same command again, with --force, starts over"):
         from adtally.io.foreign import convert as converting
-        from adtally.io.foreign import files_of
+        from adtally.io.foreign import files_of, targets
 
-        for file in files_of(files):
-            done = converting(file, given["output"], given["decimal_comma"])
+        found = files_of(files)
+        for file, target in zip(
+            found, targets(found, given["output"], given["force"]), strict=True
+        ):
+            done = converting(file, target, given["decimal_comma"])
             click.echo(shown_line(f"{done.path}: {done.rows:,} records"))
             for reason in done.reasons:
                 click.echo(shown_line(f"adtally: {file.path}: {reason}"), err=True)

@@ -317,9 +317,20 @@ def test_lines_of_another_shape_are_kept_beside(tmp_path: Path) -> None:
     told = json.loads(beside.read_text())
     assert told["text"].strip() == "only,two" and told["line"] == ROWS + 2
     first = (out / "commas.csv.jsonl.gz").read_bytes()
-    assert adtally("convert", str(path), "--output", str(out)).exit_code == 1
+    again = adtally("convert", str(path), "--output", str(out))
+    assert again.exit_code == 2 and "is there already" in again.output
+    assert adtally("convert", str(path), "--output", str(out), "--force").exit_code == 1
     assert (out / "commas.csv.jsonl.gz").read_bytes() == first
     assert len(gzip.decompress(first).splitlines()) == ROWS
     assert not list(out.glob(".*"))
-    wrong = adtally("convert", str(path), "--output", str(out), "--decimal-comma", "Price")
+    wrong = adtally("convert", str(path), "--output", f"{out}2", "--decimal-comma", "Price")
     assert wrong.exit_code == 2 and "there is no column Price" in wrong.output
+
+
+def test_two_files_of_one_name_do_not_become_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        commas(tmp_path / "in" / name)
+    done = adtally("convert", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+    assert done.exit_code == 2 and "one be lost" in done.output
+    assert not (tmp_path / "out").exists()
