@@ -144,7 +144,7 @@ def counted(output: Path) -> tuple[int, int]:
         sql.execute(views_sql(str(output), 60, 3_600, ()))
         query = "SELECT sum(impressions + clicks + conversions), sum(impressions) FROM summaries"
         events, impressions = sql.execute(query).fetchall()[0]
-    return int(events), int(impressions)
+    return int(events or 0), int(impressions or 0)
 
 
 def peer(words: dict[str, str]) -> Callable[[FlinkCluster, Path], int]:
