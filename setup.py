@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 PACKAGES = {
     "adtally.io": "io",
     "adtally.pipelines": "pipelines",
+    "adtally.pipelines.dashboard": "pipelines/dashboard",
     "adtally.runners": "runners",
     "adtally.runners.local": "runners/local",
     "adtally.transforms": "transforms",
@@ -40,14 +41,18 @@ setup(
     package_data={
         "adtally.io": ["*.sql", "*.toml", "py.typed"],
         "adtally.pipelines": ["mappings/*.toml", "templates/*.html"],
+        "adtally.pipelines.dashboard": ["static/*", "templates/*.html"],
         "adtally.runners": ["deploy/flink/config.yaml"],
         "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),
-    # What 'adtally pull' needs for PostgreSQL, and 'adtally report' at all, as the tests have it.
+    # What 'adtally pull' needs for PostgreSQL, and 'adtally report' and 'dashboard' at all, as the tests have it.
     extras_require={
         "postgresql": some("requirements-dev.txt", "psycopg"),
         "report": some("requirements-dev.txt", "altair", "Jinja2", "vl-convert-python"),
+        "dashboard": some(
+            "requirements-dev.txt", "altair", "Jinja2", "starlette", "uvicorn", "vl-convert-python"
+        ),
     },
     entry_points={"console_scripts": ["adtally = adtally.pipelines.cli:main"]},
 )

@@ -7,6 +7,7 @@ import click
 
 from adtally.pipelines.athena_cli import athena
 from adtally.pipelines.backfill_cli import backfill, replay
+from adtally.pipelines.dashboard_cli import dashboard, dashboard_token
 from adtally.pipelines.elasticsearch_cli import elasticsearch
 from adtally.pipelines.erase_cli import erase
 from adtally.pipelines.failures import CONTEXT
@@ -45,6 +46,8 @@ for command in (
     athena,
     backfill,
     convert,
+    dashboard,
+    dashboard_token,
     elasticsearch,
     erase,
     feed,

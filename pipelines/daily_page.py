@@ -48,10 +48,10 @@ def page(day: Day) -> str:
     )
 
 
-def missing(error: ImportError) -> ConfigError:
+def missing(error: ImportError, extra: str = "report") -> ConfigError:
     """What to install."""
     return ConfigError(
-        f"reports need {error.name}, which is not installed: pip install 'adtally[report]'."
+        f"this needs {error.name}, which is not installed: pip install 'adtally[{extra}]'."
     )
 
 

@@ -1,0 +1,1 @@
+"""``adtally dashboard``: what is stored, as web pages, read only."""
