@@ -24,10 +24,11 @@ $(READY): requirements-build.lock requirements-dev.lock setup.py pyproject.toml
 	@touch $@
 
 # Java, Maven and Node.js, for the local servers; says what to install where it cannot. Without
-# PostgreSQL the tests that need it are skipped.
+# PostgreSQL or Chromium the tests that need it are skipped.
 system:
 	@sh runners/local/install_system.sh
 	@sh runners/local/install_system.sh postgresql || echo "make: going on without PostgreSQL."
+	@sh runners/local/install_system.sh chromium || echo "make: going on without Chromium."
 
 demo: $(READY)
 	@sh runners/local/install_system.sh || echo "make demo: going on without what is missing."

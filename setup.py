@@ -46,7 +46,8 @@ setup(
         "adtally.runners.local": ["elasticsearch/*", "flink/*", "kinesis/*", "pubsub/*"],
     },
     install_requires=requirements("requirements.txt"),
-    # What 'adtally pull' needs for PostgreSQL, and 'adtally report' and 'dashboard' at all, as the tests have it.
+    # What 'adtally pull' needs for PostgreSQL, and 'adtally report' and 'adtally dashboard' at all;
+    # the versions that the tests have.
     extras_require={
         "postgresql": some("requirements-dev.txt", "psycopg"),
         "report": some("requirements-dev.txt", "altair", "Jinja2", "vl-convert-python"),

@@ -255,7 +255,14 @@ class _Site:
         visitor = getattr(request.state, "visitor", None)
         # What an error says of the machine is for those who run it.
         told = _sentence(error) if visitor is None or visitor.advertisers is None else ""
-        return _html(self._pages.error("Nothing to read from just now", told, again=True), 503)
+        files = ""
+        if isinstance(error, Unreachable) and request.query_params.get("source") != "parquet":
+            files = str(
+                request.url.include_query_params(source="parquet").replace(scheme="", netloc="")
+            )
+            files = files if len(self._board.readers) > 1 else ""
+        title = "Nothing to read from just now"
+        return _html(self._pages.error(title, told, again=True, files=files), 503)
 
     async def failed(self, request: Request, error: Exception) -> Response:
         told = f"{type(error).__name__}; the log of 'adtally dashboard' has more."

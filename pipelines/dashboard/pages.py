@@ -97,10 +97,10 @@ class Pages:
         """Where a token is asked for."""
         return self._environment.get_template("login.html").render(there=there, wrong=wrong)
 
-    def error(self, title: str, told: str, again: bool = False) -> str:
-        """What went wrong, and what to do."""
+    def error(self, title: str, told: str, again: bool = False, files: str = "") -> str:
+        """What went wrong, and what to do: ``files`` is where the same is read from files."""
         return self._environment.get_template("error.html").render(
-            title=title, told=told, again=again
+            title=title, told=told, again=again, files=files
         )
 
     def _clock(self, at: Any) -> str:

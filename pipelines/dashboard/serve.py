@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import zoneinfo
 from collections.abc import Callable, Sequence
@@ -42,8 +43,8 @@ def serve(
         told: gets a line with the address when it can be asked.
 
     Raises:
-        ConfigError: others could read along, or see everything; or something is not installed.
-        OSError: the port is taken.
+        ConfigError: others could read along, or see everything; the port is taken; or something is
+            not installed.
     """
     check(host, tokens, certificate)
     try:
@@ -79,7 +80,15 @@ def serve(
         raise ConfigError(
             f"--tls-certificate {certificate} or its key is no PEM that belongs together ({error})."
         ) from error
-    with config.bind_socket() as opened:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        opened = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port} cannot be listened on ({error.strerror or error}); give "
+            f"another port, or --port 0 for any that is free."
+        ) from error
+    with opened:
         at = opened.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         told(f"adtally dashboard: http{'s' if secure else ''}://{shown}:{at}/  (Ctrl-C ends it)")

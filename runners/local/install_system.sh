@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of Java 17 (with javac) and Maven, which Elasticsearch and Flink on this machine need,
-# and of Node.js and npm, which its Kinesis needs. With "postgresql" as its argument, of PostgreSQL
-# too, which the tests of "adtally pull" need.
+# and of Node.js and npm, which its Kinesis needs. With "postgresql" or "chromium" as its argument, of
+# that too, which the tests of "adtally pull" and of "adtally dashboard" need.
 # Installs them with apt-get where that is possible; otherwise says what to install, and fails.
 set -eu
 
@@ -20,6 +20,9 @@ have node || missing="$missing nodejs"
 have npm || missing="$missing npm"
 if [ "${1:-}" = postgresql ] && ! have initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
   missing="$missing postgresql"
+fi
+if [ "${1:-}" = chromium ] && ! have chromium && ! have chromium-browser && ! have google-chrome; then
+  missing="$missing chromium"
 fi
 [ -n "$missing" ] || exit 0
 

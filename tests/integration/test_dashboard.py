@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from adtally.io.elasticsearch import ElasticsearchConfig
 from adtally.pipelines.dashboard.elastic import ElasticReader
 from adtally.pipelines.dashboard.log import Log
-from adtally.pipelines.dashboard.reader import SUMS, Reader, Row, Unreachable
+from adtally.pipelines.dashboard.reader import SUMS, Reader, Row
 from adtally.pipelines.dashboard.stored import StoredReader
 from adtally.pipelines.dashboard.view import HOUR_MS, View, view_of
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
+from tests.dashboards import MONTHS_LATER, START, logs
 from tests.reconciling import Place
 
 pytestmark = pytest.mark.elasticsearch
-
-START = 1_772_323_200_000  # 2026-03-01T00:00:00Z
-MONTHS_LATER = START + 60 * 24 * HOUR_MS
-
-
-def lines() -> Iterator[dict[str, Any]]:
-    """Three hours of three advertisers, two of them under attack, some of it in two currencies."""
-    number = 0
-
-    def event(kind: str, at_s: int, **more: Any) -> dict[str, Any]:
-        nonlocal number
-        number += 1
-        at = datetime.datetime.fromtimestamp(START / 1000 + at_s, datetime.UTC)
-        later = at + datetime.timedelta(seconds=more.pop("late", 1))
-        return {
-            "event_id": f"e{number:06}",
-            "event_type": kind,
-            "occurred_at": at.isoformat(),
-            "received_at": later.isoformat(),
-            "user_agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/128.0",
-            **more,
-        }
-
-    for at in range(0, 3 * 3_600, 20):
-        who = ("acme", "béta, & co", "c/../3")[at // 20 % 3]
-        seen = {"advertiser_id": who, "campaign_id": None if at % 7 == 0 else f"k{at % 5}"}
-        user = {"user_id": f"u{at}", "ip": f"198.51.{at // 250 % 250}.{at % 250}"}
-        yield event("impression", at, **seen, **user, cost_micros=1_000 + at, currency="EUR")
-        if at % 60 == 0:
-            money = {"cost_micros": 250_000, "currency": "USD" if at % 120 else "EUR"}
-            yield event("click", at + 5, **seen, **user, **money)
-        if at % 600 == 0:
-            paid = {"revenue_micros": 5_000_000, "currency": "EUR"}
-            yield event("conversion", at + 9, **seen, **user, **paid)
-    robot = {"advertiser_id": "acme", "campaign_id": "k1", "currency": "EUR", "cost_micros": 90_000}
-    for at in range(3_700, 3_750):  # many clicks of an address in a minute
-        yield event("click", at, **robot, ip="203.0.113.66", user_id=f"r{at}")
-    for at in range(4_000, 4_600, 6):  # a user like a clock, over ten minutes
-        yield event("click", at, **robot, ip=f"192.0.2.{at % 200}", user_id="clockwork")
-    for at in range(1_000, 1_010):  # too late for the first count
-        yield event("click", at, **robot, ip="192.0.2.9", user_id=f"l{at}", late=7 * 3_600)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, elasticsearch_node: ElasticsearchNode) -> Place:
     """Counted once, and an hour of it again, which counts the late ones."""
     folder = tmp_path_factory.mktemp("dashboard")
-    (folder / "logs").mkdir()
-    text = "".join(json.dumps(line) + "\n" for line in lines()) + "{no record\n"
-    (folder / "logs" / "a.jsonl").write_text(text)
     place = Place.of(folder, elasticsearch_node.url)
-    place.backfill(folder / "logs")
+    place.backfill(logs(folder / "logs"))
     place.retally("--from", "2026-03-01T00:00:00Z", "--to", "2026-03-01T01:00:00Z")
     return place
 
@@ -101,7 +54,8 @@ def views_of(*advertisers: str) -> list[View]:
     """Ranges with short and long steps, whole and cut hours, all and some advertisers."""
     some = advertisers or None
     made = [
-        view_of(60, MONTHS_LATER, length, until, 100)
+        view_of(60, MONTHS_LATER, length, until, most)
+        for most in (36, 100)
         for length, until in (
             (3 * HOUR_MS, START + 3 * HOUR_MS),
             (HOUR_MS, START + 2 * HOUR_MS - 600_000),
