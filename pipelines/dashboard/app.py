@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import importlib.resources
 import logging
+import threading
 import zoneinfo
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -53,7 +54,7 @@ def application(
     """The dashboard, for an ASGI server.
 
     Args:
-        board: what is shown.
+        board: what is shown; whoever made it closes it.
         tokens: of those who may see it; None for everybody who reaches it.
         hosts: names that browsers may call it by, beside those of this machine; ``*`` for any. A
             page of others could otherwise give its own name this machine's address, and read along.
@@ -63,8 +64,8 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        threading.Thread(target=_warmed, args=(board,), daemon=True).start()
         yield
-        board.close()
 
     return Starlette(
         routes=[
@@ -267,6 +268,13 @@ class _Site:
     async def failed(self, request: Request, error: Exception) -> Response:
         told = f"{type(error).__name__}; the log of 'adtally dashboard' has more."
         return _html(self._pages.error("Something went wrong here", told, again=True), 500)
+
+
+def _warmed(board: Board) -> None:
+    try:
+        board.warm()
+    except (OSError, ConfigError, Unreachable) as error:  # visitors are told, each
+        _LOG.warning("%s", error)
 
 
 async def _alive(request: Request) -> Response:

@@ -6,21 +6,24 @@ import datetime
 import math
 import time
 import zoneinfo
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
 from adtally.io.elasticsearch_client import ElasticsearchConfig
 from adtally.io.schema import NO_CURRENCY
+from adtally.pipelines.dashboard.cached import Cached
 from adtally.pipelines.dashboard.charts import chart, spark
 from adtally.pipelines.dashboard.elastic import ElasticReader
-from adtally.pipelines.dashboard.log import Cached, Log
+from adtally.pipelines.dashboard.log import Log
 from adtally.pipelines.dashboard.reader import (
+    CHARTED,
     EVENTS,
     MOST_ADVERTISERS,
+    SUMS,
     Reader,
     Row,
-    Verdicts,
 )
 from adtally.pipelines.dashboard.stored import StoredReader
 from adtally.pipelines.dashboard.view import (
@@ -34,9 +37,11 @@ from adtally.pipelines.dashboard.view import (
 )
 from adtally.pipelines.status import Limits, Status, status
 
+AT_ONCE: Final = 16
 PAGE_ROWS: Final = 50
 OVERVIEW_STEPS: Final = 36
 SPARK_STEPS: Final = 24
+_CLASSES: Final = ("givt", "sivt")
 SORTS: Final = ("impressions", "clicks", "conversions", "invalid", "spend", "name")
 
 
@@ -65,8 +70,8 @@ class Shown:
 
     Attributes:
         view: the range.
-        live: whether it ends now.
-        stale: why it does not, where nobody asked for another end; else empty.
+        live: whether it is to end now.
+        stale: whether it ends with the newest window instead, as nothing newer is counted.
     """
 
     view: View
@@ -95,6 +100,7 @@ class Board:
     ) -> None:
         self.log = Log(output)
         self.zone = zone
+        self._threads = ThreadPoolExecutor(AT_ONCE, "dashboard")
         self._elasticsearch = elasticsearch
         self.readers: dict[str, Reader] = {}
         if elasticsearch is not None:
@@ -128,7 +134,7 @@ class Board:
                 view, stale = view_of(seconds, asked.now_ms, length, newest, most_steps), True
         if asked.advertisers is not None:
             view = view.of(*asked.advertisers)
-        return Shown(view, live and not stale, stale)
+        return Shown(view, live, stale)
 
     def _newest_ms(self, source: str) -> int | None:
         seen, _ = self.fresh()
@@ -141,9 +147,11 @@ class Board:
         """The page of all advertisers."""
         shown = self.shown(asked, OVERVIEW_STEPS)
         reader, view = self.readers[asked.source], shown.view
-        listed = reader.advertisers(view)
-        series = reader.series(view)
-        unusual = reader.anomalies(view)
+        listed, series, unusual = self._at_once(
+            lambda: reader.advertisers(view),
+            lambda: reader.series(view, CHARTED),
+            lambda: reader.anomalies(view),
+        )
         rows = _by_advertiser(listed, unusual)
         found = [row for row in rows if search.casefold() in row["advertiser_id"].casefold()]
         found.sort(key=lambda row: _order(row, sort))
@@ -178,21 +186,31 @@ class Board:
         """The page of one advertiser."""
         shown = self.shown(asked, 96)
         reader, view = self.readers[asked.source], shown.view.of(advertiser)
-        series = reader.series(view)
-        anomalies = reader.anomalies(view)
         dimension = next(iter(self.log.dimensions), "")
+        series, anomalies, verdicts, top, late, corrected = self._at_once(
+            lambda: reader.series(view),
+            lambda: reader.anomalies(view),
+            lambda: reader.verdicts(view),
+            lambda: reader.top(view, dimension) if dimension else [],
+            lambda: self.log.late(view),
+            lambda: self.log.corrected(view),
+        )
         return {
             "shown": shown,
             "advertiser": advertiser,
             "totals": _totals(series),
+            "invalid": {
+                name: {kind: sum(row[f"{kind}_{name}"] for row in series) for kind in _CLASSES}
+                for name in EVENTS
+            },
             "charts": self._charts(series, view, anomalies),
             "provisional": any(not row["final"] for row in series),
             "dimension": dimension,
-            "top": reader.top(view, dimension) if dimension and series else [],
-            "verdicts": reader.verdicts(view) if series else Verdicts([], []),
+            "top": top,
+            "verdicts": verdicts,
             "anomalies": anomalies,
-            "late": self.log.late(view),
-            "corrected": self.log.corrected(view),
+            "late": late,
+            "corrected": corrected,
         }
 
     def verdict(
@@ -239,6 +257,17 @@ class Board:
             "corrections": sorted(self.log.corrections(), reverse=True)[:100],
         }
 
+    def warm(self) -> None:
+        """Do once what is slow for the first time, so that no visitor waits for it."""
+        empty = view_of(self.log.window_seconds, now_ms(), HOUR_MS)
+        row = dict.fromkeys(SUMS, 1) | {"start": empty.from_ms, "currency": "", "final": True}
+        chart([row], empty, "clicks", "", self.zone)
+        self.fresh()
+
+    def _at_once(self, *asked: Callable[[], Any]) -> list[Any]:
+        """Answers to questions that do not wait for one another, in order."""
+        return [one.result() for one in [self._threads.submit(ask) for ask in asked]]
+
     def _charts(self, series: Sequence[Row], view: View, anomalies: Sequence[Row]) -> list[Row]:
         drawn = []
         for measure, currency in _charted(series):
@@ -260,6 +289,7 @@ class Board:
 
     def close(self) -> None:
         """Forget all connections."""
+        self._threads.shutdown()
         for reader in self.readers.values():
             reader.close()  # type: ignore[attr-defined]
 
@@ -315,8 +345,6 @@ def _totals(series: Sequence[Row]) -> dict[str, Any]:
             "name": name,
             "gross": sum(row[name] for row in series),
             "net": sum(row[f"net_{name}"] for row in series),
-            "givt": sum(row[f"givt_{name}"] for row in series),
-            "sivt": sum(row[f"sivt_{name}"] for row in series),
         }
         for name in EVENTS
     ]

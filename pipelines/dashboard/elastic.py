@@ -16,6 +16,7 @@ from adtally.io.elasticsearch_client import (
     not_trusted,
 )
 from adtally.io.schema import FLAG_TYPE
+from adtally.pipelines.dashboard.cached import Cached
 from adtally.pipelines.dashboard.reader import (
     LISTED,
     MOST_ADVERTISERS,
@@ -27,11 +28,23 @@ from adtally.pipelines.dashboard.reader import (
     Unreachable,
     Verdicts,
 )
-from adtally.pipelines.dashboard.view import HOUR_MS, Correction, View, ruled_by, ruling, spans
+from adtally.pipelines.dashboard.view import (
+    DAY_MS,
+    HOUR_MS,
+    Correction,
+    View,
+    ruled_by,
+    ruling,
+    spans,
+)
 from adtally.transforms.overflow import OTHER
 
 TIMEOUT_SECONDS: Final = 20.0
 MOST_CURRENCIES: Final = 20
+KNOWN_SECONDS: Final = 5.0
+"""How long it is taken as known which roll-ups there are: a page asks more than once."""
+
+_KNOWN_AT_MOST: Final = 256
 _NONE: Final = "\x00"
 """Stands for a value that is missing; no id has it."""
 
@@ -43,8 +56,8 @@ Json = dict[str, Any]
 class ElasticReader:
     """Reads; see :class:`~adtally.pipelines.dashboard.reader.Reader`.
 
-    Base windows are summed, and for the list and the series of all advertisers, hours of roll-ups
-    where these say the same: where they are final, and of the generation that rules the hour.
+    Base windows are summed, and for the list and the series of all advertisers, days and hours of
+    roll-ups where these say the same.
 
     Args:
         config: which cluster.
@@ -64,6 +77,7 @@ class ElasticReader:
         self._client: Elasticsearch = connect(config).options(request_timeout=TIMEOUT_SECONDS)
         self._window_ms = window_seconds * 1000
         self._corrections = corrections
+        self._known: dict[tuple[Any, ...], Cached[list[int]]] = {}
 
     def advertisers(self, view: View) -> list[Row]:
         gross, adjusted = self._both(
@@ -71,7 +85,7 @@ class ElasticReader:
             lambda inner: _terms("advertiser_id", MOST_ADVERTISERS, inner),
             LISTED,
             most="last_event_at",
-            rolled=True,
+            rolled=DAY_MS,
         )
         rows = {}
         for bucket in _buckets(gross):
@@ -99,19 +113,19 @@ class ElasticReader:
                     found[bucket["key"]][index[step["key"]]] = round(step["n"]["value"])
         return found
 
-    def series(self, view: View) -> list[Row]:
+    def series(self, view: View, names: Sequence[str] = SUMS) -> list[Row]:
         gross, adjusted = self._both(
             view,
             lambda inner, field="window_start": _histogram(field, view.step_ms, inner),
-            SUMS,
+            names,
             most="final_after",
-            rolled=view.step_ms % HOUR_MS == 0,
+            rolled=view.step_ms,
         )
         rows = {}
         now = view.now_ms
         for bucket in _buckets(gross):
             for money in bucket["money"]["buckets"]:
-                row = _sums(money, SUMS)
+                row = _sums(money, names)
                 row["final"] = (money["final_after"]["value"] or 0) <= now
                 rows[bucket["key"], money["key"]] = row
         for key, money in _adjustments(adjusted):
@@ -210,7 +224,7 @@ class ElasticReader:
         names: Sequence[str],
         *,
         most: str = "",
-        rolled: bool = False,
+        rolled: int = 0,
         adjusted: str = "adjustments.adjusted_at",
         more: Json | None = None,
     ) -> tuple[Json, list[Json]]:
@@ -233,7 +247,7 @@ class ElasticReader:
             }
         }
         several = view.advertisers is None or len(view.advertisers) > 1
-        rows_of = self._rolled(view) if rolled and several else self._rows(view)
+        rows_of = self._rolled(view, rolled) if rolled and several else self._rows(view)
         asked = [self._request("summaries", rows_of, {**rows, **(more or {})}, view)]
         inside = by(money, adjusted) if not _by_parent(rows) else None
         for number, ranges in self._ruled(view).items():
@@ -251,37 +265,66 @@ class ElasticReader:
         first, *others = self._ask(asked)
         return first, others
 
-    def _rolled(self, view: View) -> list[Json]:
-        """Rows of the range: hours of roll-ups where they can be had, base windows elsewhere."""
+    def _rolled(self, view: View, step_ms: int) -> list[Json]:
+        """Rows of the range: roll-ups where they can be had, the longest first, else base windows.
+
+        Args:
+            view: the range.
+            step_ms: roll-ups have to divide it.
+        """
+        parts = self._parts(view)
+        choice: list[Json] = []
+        taken: list[Json] = []
+        for width in (DAY_MS, HOUR_MS):
+            if width <= self._window_ms or width % self._window_ms or step_ms % width:
+                continue
+            starts = self._whole(view, width, parts)
+            if not starts:
+                continue
+            inside = {
+                "bool": {"should": [_within("window_start", *one) for one in spans(starts, width)]}
+            }
+            filters = [{"term": {"window_seconds": width // 1000}}, inside, *self._own(view)]
+            choice.append({"bool": {"filter": filters, "must_not": list(taken)}})
+            taken.append(inside)
         base = self._rows(view)
-        from_ms, to_ms = -(-view.from_ms // HOUR_MS) * HOUR_MS, view.to_ms // HOUR_MS * HOUR_MS
-        if self._window_ms >= HOUR_MS or from_ms >= to_ms:
+        if not choice:
             return base
+        return [{"bool": {"should": [*choice, {"bool": {"filter": base, "must_not": taken}}]}}]
+
+    def _whole(self, view: View, width: int, parts: Sequence[tuple[int, int, int]]) -> list[int]:
+        """Starts of the roll-ups in the range that say what their base windows say, and for good:
+        those that are final, and of the generation that rules all of the base windows."""
+        from_ms, to_ms = -(-view.from_ms // width) * width, view.to_ms // width * width
+        if from_ms >= to_ms:
+            return []
         seen = {name: {"max": {"field": name}} for name in ("generation", "final_after")}
         seen["least"] = {"min": {"field": "generation"}}
-        filters = [{"term": {"window_seconds": 3_600}}, _within("window_start", from_ms, to_ms)]
-        filters += self._own(view)
-        answer = self._ask(
-            [self._request("summaries", filters, _histogram("window_start", HOUR_MS, seen), view)]
-        )[0]
-        parts = self._parts(view)
-        hours = [
-            bucket["key"]
-            for bucket in _buckets(answer)
-            if (bucket["final_after"]["value"] or view.now_ms) < view.now_ms
-            and bucket["least"]["value"] == bucket["generation"]["value"]
-            and bucket["generation"]["value"]
-            == ruled_by(parts, bucket["key"], bucket["key"] + HOUR_MS)
+        filters = [
+            {"term": {"window_seconds": width // 1000}},
+            _within("window_start", from_ms, to_ms),
+            *self._own(view),
         ]
-        if not hours:
-            return base
-        rolled = [_within("window_start", *one) for one in spans(hours, HOUR_MS)]
-        inside = {"bool": {"should": rolled}}
-        choice = [
-            {"bool": {"filter": [{"term": {"window_seconds": 3_600}}, inside, *self._own(view)]}},
-            {"bool": {"filter": base, "must_not": [inside]}},
-        ]
-        return [{"bool": {"should": choice}}]
+
+        def found() -> list[int]:
+            by_start = _histogram("window_start", width, seen)
+            answer = self._ask([self._request("summaries", filters, by_start, view)])[0]
+            return [
+                bucket["key"]
+                for bucket in _buckets(answer)
+                if (bucket["final_after"]["value"] or view.now_ms) < view.now_ms
+                and bucket["least"]["value"] == bucket["generation"]["value"]
+                and bucket["generation"]["value"]
+                == ruled_by(parts, bucket["key"], bucket["key"] + width)
+            ]
+
+        key = (width, from_ms, to_ms, view.advertisers, tuple(parts))
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _KNOWN_AT_MOST:
+                self._known.clear()
+            known = self._known[key] = Cached(found, KNOWN_SECONDS)
+        return known()
 
     def _rows(self, view: View) -> list[Json]:
         base = {"term": {"window_seconds": self._window_ms // 1000}}

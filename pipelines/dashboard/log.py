@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -15,18 +14,19 @@ import pyarrow.parquet as pq
 from adtally.io.files import find, join, list_paths, open_file
 from adtally.io.logs import absolute
 from adtally.io.manifest import read_manifest
+from adtally.io.objects import Entry
 from adtally.io.schema import DIMENSIONS
 from adtally.io.views import quoted
+from adtally.pipelines.dashboard.cached import Cached
 from adtally.pipelines.dashboard.reader import Row
 from adtally.pipelines.dashboard.stored import opened, read
-from adtally.pipelines.dashboard.view import DAY_MS, HOUR_MS, Correction, View, utc
+from adtally.pipelines.dashboard.view import DAY_MS, Correction, View, utc
 from adtally.pipelines.job import ConfigError
 
 MOST_EVENTS: Final = 200
 MOST_SAMPLES: Final = 3
-FRESH_SECONDS: Final = 10.0
-"""How long what is costly to find out is shown again: listings of many files."""
-
+LATE_ROWS_KEPT: Final = 2_000_000
+"""Of files of late events that were read, which do not change: some 50 bytes each."""
 _AT_ONCE: Final = 16
 _DATE: Final = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/[^/._][^/]*\.parquet$")
 _SUBJECTS: Final = {"ip": "ip", "user": "user_id", "publisher": "publisher_id"}
@@ -37,25 +37,6 @@ _SHOWN: Final = (
     "occurred_at, received_at, event_type, event_id, campaign_id, publisher_id, ip, user_id, "
     "user_agent, url, country, cost_micros, revenue_micros, currency, ivt_reasons, late"
 )
-
-Value = TypeVar("Value")
-
-
-class Cached(Generic[Value]):
-    """A value that is found out again when it is asked for and old; of one caller at a time."""
-
-    def __init__(self, find_out: Callable[[], Value], seconds: float = FRESH_SECONDS) -> None:
-        self._find_out = find_out
-        self._seconds = seconds
-        self._lock = Lock()
-        self._known: tuple[float, Value] | None = None
-
-    def __call__(self) -> Value:
-        with self._lock:
-            if self._known is None or time.monotonic() - self._known[0] > self._seconds:
-                value = self._find_out()
-                self._known = (time.monotonic(), value)
-            return self._known[1]
 
 
 class Evidence(NamedTuple):
@@ -94,6 +75,8 @@ class Log:
         self.dimensions: tuple[str, ...] = tuple(
             name for name in DIMENSIONS if name in known["dimensions"]
         )
+        self._lock = Lock()
+        self._late: dict[tuple[Any, ...], pl.DataFrame] = {}
         self.corrections: Cached[list[Correction]] = Cached(self._corrections)
 
     def _corrections(self) -> list[Correction]:
@@ -198,46 +181,39 @@ class Log:
         """
         days = range(view.from_ms // DAY_MS, (view.to_ms - 1) // DAY_MS + 1)
         dates = {f"{utc(day * DAY_MS):%Y-%m-%d}" for day in days}
-        listed = (
-            match
+        entries = [
+            entry
             for entry in find(join(self.address, "late", "**"))
-            if (match := _DATE.search(entry.path))
-        )
-        paths = [match.string for match in listed if match[1] in dates]
-        if not paths:
+            if (match := _DATE.search(entry.path)) and match[1] in dates
+        ]
+        if not entries:
             return []
 
-        def rows(path: str) -> pl.DataFrame:
-            with open_file(path) as file:
-                table = pq.read_table(file, columns=_LATE)
-            frame = pl.DataFrame(pl.from_arrow(table)).filter(
-                pl.col("occurred_at").dt.epoch("ms").is_between(view.from_ms, view.to_ms - 1)
-            )
-            return (
-                frame
-                if view.advertisers is None
-                else frame.filter(pl.col("advertiser_id").is_in(view.advertisers))
-            )
-
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            late = pl.concat(threads.map(rows, paths)).unique()
-        ms = pl.col("occurred_at").dt.epoch("ms") - view.from_ms
-        start = (ms // view.step_ms * view.step_ms + view.from_ms).alias("start")
-        return late.group_by(start).agg(pl.len().alias("events")).sort("start").to_dicts()
+            late = pl.concat(threads.map(self._late_rows, entries)).unique()
+        late = late.filter(pl.col("ms").is_between(view.from_ms, view.to_ms - 1))
+        if view.advertisers is not None:
+            late = late.filter(pl.col("advertiser_id").is_in(view.advertisers))
+        start = (pl.col("ms") - view.from_ms) // view.step_ms * view.step_ms + view.from_ms
+        counted = late.group_by(start.alias("start")).agg(pl.len().alias("events"))
+        return counted.sort("start").to_dicts()
 
-
-def at_work(view: View, start_ms: int, end_ms: int) -> View:
-    """The same of another range, as one step."""
-    return View(start_ms, end_ms, end_ms - start_ms, view.now_ms, view.advertisers)
-
-
-def letters_view(now_ms: int, window_seconds: int, length_ms: int) -> View:
-    """The last hours, whole base windows, the one that now is in too."""
-    step = max(window_seconds * 1000, HOUR_MS)
-    to_ms = -(-now_ms // step) * step
-    return View(to_ms - -(-length_ms // step) * step, to_ms, step, now_ms)
-
-
-def details(row: Row) -> dict[str, Any]:
-    """What an event has, without what it has not."""
-    return {name: value for name, value in row.items() if value not in (None, [], "")}
+    def _late_rows(self, entry: Entry) -> pl.DataFrame:
+        """Of a file: whose events they are, when (``ms``), and what tells copies apart."""
+        key = (entry.path, entry.size, entry.updated)
+        with self._lock:
+            known = self._late.get(key)
+        if known is not None:
+            return known
+        with open_file(entry.path) as file:
+            table = pq.read_table(file, columns=_LATE)
+        frame = pl.DataFrame(pl.from_arrow(table)).select(
+            "advertiser_id",
+            ms=pl.col("occurred_at").dt.epoch("ms"),
+            copy=pl.struct("source", "position", "record_index", "event_type").hash(),
+        )
+        with self._lock:
+            if sum(one.height for one in self._late.values()) + frame.height > LATE_ROWS_KEPT:
+                self._late.clear()
+            self._late[key] = frame
+        return frame

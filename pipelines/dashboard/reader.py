@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from adtally.pipelines.dashboard.view import View
@@ -19,6 +20,9 @@ SUMS: Final = (
 )
 LISTED: Final = (*(f"{kind}{name}" for name in SUMMED for kind in ("", "net_")),)
 """Of the list of advertisers."""
+
+CHARTED: Final = (*LISTED, "revenue_micros")
+"""Of charts, and of the sums above them."""
 
 MOST_ADVERTISERS: Final = 20_000
 MOST_VERDICTS: Final = 200
@@ -53,8 +57,8 @@ class Reader(Protocol):
     def sparks(self, view: View) -> dict[str, list[int]]:
         """Clicks of each step, by advertiser, of the few that the view names."""
 
-    def series(self, view: View) -> list[Row]:
-        """``SUMS`` by ``start`` (ms) and ``currency``, in order; ``final`` where all of it is."""
+    def series(self, view: View, names: Sequence[str] = SUMS) -> list[Row]:
+        """Sums by ``start`` (ms) and ``currency``, in order; ``final`` where all of it is."""
 
     def top(self, view: View, dimension: str) -> list[Row]:
         """``LISTED`` by ``value`` and ``currency``, most clicks first, ``MOST_VALUES`` of them.

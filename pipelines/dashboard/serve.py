@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -93,7 +94,8 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         told(f"adtally dashboard: http{'s' if secure else ''}://{shown}:{at}/  (Ctrl-C ends it)")
         server: Any = uvicorn.Server(config)
-        server.run(sockets=[opened])
+        with contextlib.closing(board):
+            server.run(sockets=[opened])
 
 
 def check(host: str, tokens: str | None, certificate: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -66,10 +66,10 @@ class StoredReader:
             ]
         return found
 
-    def series(self, view: View) -> list[Row]:
+    def series(self, view: View, names: Sequence[str] = SUMS) -> list[Row]:
         return self._rows(
             view,
-            f"SELECT {_step(view)} AS start, currency, {_sums(SUMS)}, "
+            f"SELECT {_step(view)} AS start, currency, {_sums(names)}, "
             f"max(epoch_ms(final_after)) <= {view.now_ms} AS final "
             f"FROM {self._base} GROUP BY ALL ORDER BY ALL",
         )
@@ -151,7 +151,7 @@ def _aware(value: Any) -> Any:
     return value.astimezone(datetime.UTC) if isinstance(value, datetime.datetime) else value
 
 
-def _sums(names: tuple[str, ...]) -> str:
+def _sums(names: Sequence[str]) -> str:
     return ", ".join(f"sum({name})::BIGINT AS {name}" for name in names)
 
 

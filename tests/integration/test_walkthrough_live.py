@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sqlite3
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from adtally.pipelines.cli import cli
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.kinesis_server import KinesisServer
 from tests import streams
+from tests.dashboards import running
 from tests.pipelines.test_walkthrough import DOCS, LIVE, blocks
 
 pytestmark = pytest.mark.xdist_group("live")
@@ -52,7 +54,7 @@ def test_going_live(
 
     for command, _ in blocks(before)[1:3]:  # convert, inspect
         run(command)
-    up, _, stream, _, feed, status, pull = [command for command, _ in blocks(live)]
+    up, _, stream, _, feed, status, pull, look = [command for command, _ in blocks(live)]
     assert up == "adtally local up --only kinesis,elasticsearch --stream clicks"
     streams.create_stream(kinesis_server.url, PREFIX, 2)
     config = ElasticsearchConfig((elasticsearch_node.url,), index_prefix=PREFIX)
@@ -77,6 +79,9 @@ def test_going_live(
         streams.until(lambda: counted() == CLICKS, "the shops' clicks are counted")
         assert "2026-03-02T12:59:48" in run(status)
         run(pull)
+        with running(*typed(look)[1:]) as url, urllib.request.urlopen(url) as answer:
+            page = answer.read().decode()
+        assert all(shop in page and f"{clicks:,}" in page for shop, clicks in CLICKS.items())
     for shop, clicks in CLICKS.items():
         database = sqlite3.connect(tmp_path / "walk" / "tenants" / f"{shop}.db")
         query = "SELECT sum(clicks) FROM summaries WHERE window_seconds = 60"

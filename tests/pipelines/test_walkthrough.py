@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from adtally.pipelines.cli import cli
+from tests.dashboards import running
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -46,10 +48,14 @@ def test_from_logs_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(DOCS / "sample", tmp_path / "docs" / "sample")
     monkeypatch.chdir(tmp_path)
     told = blocks(text)
-    assert len(told) == 9
+    assert len(told) == 10
     for number, (command, shown) in enumerate(told):
         program, *arguments = shlex.split(command)
         assert program == "adtally"
+        if arguments[0] == "dashboard":
+            with running(*arguments[1:]) as url, urllib.request.urlopen(url) as answer:
+                assert "shoes-and-more" in answer.read().decode()
+            continue
         done = CliRunner().invoke(cli, arguments)
         # The first look leaves something to check, as the page says.
         assert done.exit_code == (1 if number == 0 else 0), (command, done.output)

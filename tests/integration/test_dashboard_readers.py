@@ -21,11 +21,12 @@ pytestmark = pytest.mark.elasticsearch
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, elasticsearch_node: ElasticsearchNode) -> Place:
-    """Counted once, and an hour of it again, which counts the late ones."""
+    """Counted once, an hour of it again, which counts the late ones, and a part of an hour."""
     folder = tmp_path_factory.mktemp("dashboard")
     place = Place.of(folder, elasticsearch_node.url)
     place.backfill(logs(folder / "logs"))
     place.retally("--from", "2026-03-01T00:00:00Z", "--to", "2026-03-01T01:00:00Z")
+    place.retally("--from", "2026-03-01T01:00:00Z", "--to", "2026-03-01T01:08:00Z")
     return place
 
 
@@ -60,6 +61,7 @@ def views_of(*advertisers: str) -> list[View]:
             (3 * HOUR_MS, START + 3 * HOUR_MS),
             (HOUR_MS, START + 2 * HOUR_MS - 600_000),
             (7 * 24 * HOUR_MS, START + 24 * HOUR_MS),
+            (31 * 24 * HOUR_MS, START + 24 * HOUR_MS),
             (HOUR_MS, START + 100 * HOUR_MS),
         )
     ]
