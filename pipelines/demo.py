@@ -146,6 +146,7 @@ def _look_further(output: Path, has_node: bool, console: Console) -> None:
         f"SQL         duckdb -init {output}/views.sql   (the command: pip install duckdb-cli)",
         "            SELECT advertiser_id, sum(clicks), sum(net_clicks) FROM net_summaries",
         "            WHERE window_seconds = 86400 GROUP BY ALL ORDER BY 2 DESC LIMIT 10;",
+        f"dashboard   .venv/bin/adtally dashboard --output {output}   (then open what it prints)",
         f"the truth   {FOLDER}/made/truth/truth.json",
         "your logs   .venv/bin/adtally backfill --help",
         "a stream    .venv/bin/adtally local up --stream clicks   (then adtally feed, stream)",

@@ -8,7 +8,7 @@ import time
 import zoneinfo
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from adtally.io.elasticsearch_client import ElasticsearchConfig
@@ -38,6 +38,7 @@ from adtally.pipelines.dashboard.view import (
 from adtally.pipelines.status import Limits, Status, status
 
 AT_ONCE: Final = 16
+FRESH_TIMEOUT_SECONDS: Final = 5.0
 PAGE_ROWS: Final = 50
 OVERVIEW_STEPS: Final = 36
 SPARK_STEPS: Final = 24
@@ -101,7 +102,9 @@ class Board:
         self.log = Log(output)
         self.zone = zone
         self._threads = ThreadPoolExecutor(AT_ONCE, "dashboard")
-        self._elasticsearch = elasticsearch
+        self._patient = elasticsearch and replace(
+            elasticsearch, request_timeout_seconds=FRESH_TIMEOUT_SECONDS
+        )
         self.readers: dict[str, Reader] = {}
         if elasticsearch is not None:
             self.readers["elasticsearch"] = ElasticReader(
@@ -116,7 +119,7 @@ class Board:
         from elasticsearch import ApiError
 
         try:
-            return status(self.log.address, self._elasticsearch, Limits()), ""
+            return status(self.log.address, self._patient, Limits()), ""
         except (ApiError, TransportError):
             return status(self.log.address, None, Limits()), "Elasticsearch does not answer."
         except OSError as error:

@@ -18,8 +18,11 @@ from adtally.pipelines.dashboard.reader import (
     Verdicts,
 )
 from adtally.pipelines.dashboard.view import View
-from adtally.pipelines.query import Query
+from adtally.pipelines.query import Limits, Query
 from adtally.pipelines.query_parts import QueryError, QueryFailed
+
+LIMITS: Final = Limits(memory="2GB")
+"""Of a question: several visitors ask at once. What needs more spills to a disk."""
 
 _FLAGS: Final = """
 SELECT advertiser_id, window_start, window_end, rule, ivt_class, subject_type, subject, count,
@@ -136,7 +139,7 @@ def opened(output: str, view: View) -> Iterator[Query]:
     """
     seen = Restriction(view.from_ms, view.to_ms, view.advertisers or ())
     try:
-        with Query(output, seen) as asked:
+        with Query(output, seen, LIMITS) as asked:
             yield asked
     except (QueryError, QueryFailed, OSError) as error:
         raise Unreachable(f"{output} cannot be read: {error}") from error
