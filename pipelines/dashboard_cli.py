@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from typing import Any
 
 import click
 
 from adtally.pipelines.failures import failures
-from adtally.pipelines.options import PassThrough, config_option, elasticsearch_options, ready
+from adtally.pipelines.options import PassThrough, Zone, config_option, elasticsearch_options, ready
 from adtally.pipelines.run_cli import elasticsearch_of
 
 PORT = 8050
@@ -53,6 +52,7 @@ PORT = 8050
 )
 @click.option(
     "--time-zone",
+    type=Zone(),
     default="UTC",
     show_default=True,
     metavar="ZONE",
@@ -71,14 +71,10 @@ def dashboard(ctx: click.Context, /, **given: Any) -> None:
         from adtally.pipelines.dashboard.serve import serve
 
         ready(ctx)
-        if given["time_zone"] not in zoneinfo.available_timezones():
-            raise click.UsageError(
-                f"--time-zone {given['time_zone']!r} is no IANA zone, such as 'Europe/Berlin'."
-            )
         serve(
             given["output"],
             elasticsearch_of(given),
-            zoneinfo.ZoneInfo(given["time_zone"]),
+            given["time_zone"],
             host=given["host"],
             port=given["port"],
             tokens=given["tokens"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zoneinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from adtally.io.shown import shown_line
 from adtally.pipelines.failures import failures
-from adtally.pipelines.options import PassThrough
+from adtally.pipelines.options import PassThrough, Zone
 
 if TYPE_CHECKING:
     from adtally.pipelines.inspect import Inspected
@@ -26,18 +25,12 @@ SHOWN: Final = 60
 TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def _zone(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and value not in zoneinfo.available_timezones():
-        raise click.BadParameter(f"{value!r} is no IANA zone, such as 'UTC' or 'Europe/Berlin'.")
-    return value
-
-
 @click.command(cls=PassThrough)
 @click.argument("logs", nargs=-1, required=True, metavar="LOG...")
 @click.option(
     "--time-zone",
     metavar="ZONE",
-    callback=_zone,
+    type=Zone(),
     help="Of times that say none, such as Europe/Berlin.  [default: UTC is assumed, and said]",
 )
 @click.option("--currency", metavar="CODE", help="Of money, where records name none; such as EUR.")
@@ -70,7 +63,8 @@ def inspect(logs: tuple[str, ...], **given: Any) -> None:
         save: Path | None = given["save"]
         if save is not None and save.exists() and not given["force"]:
             raise click.UsageError(f"{save} is there already; --force replaces it.")
-        found = looking.inspect(logs, given["time_zone"], given["currency"], given["event_type"])
+        zone = given["time_zone"]
+        found = looking.inspect(logs, zone and zone.key, given["currency"], given["event_type"])
         _show(found, console)
         if save is None or not found.toml:
             click.echo(found.toml, nl=False)

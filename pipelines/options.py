@@ -6,6 +6,7 @@ import datetime
 import difflib
 import re
 import tomllib
+import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,19 @@ class Instant(click.ParamType):
         if at.tzinfo is None:
             at = at.replace(tzinfo=datetime.UTC)
         return round(at.timestamp() * 1000)
+
+
+class Zone(click.ParamType):
+    """A time zone by its IANA name."""
+
+    name = "zone"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> zoneinfo.ZoneInfo:
+        if isinstance(value, zoneinfo.ZoneInfo):
+            return value
+        if value not in zoneinfo.available_timezones():
+            self.fail(f"{value!r} is no IANA zone, such as 'Europe/Berlin'.", param, ctx)
+        return zoneinfo.ZoneInfo(value)
 
 
 class CommaList(click.ParamType):

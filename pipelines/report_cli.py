@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 
 from adtally.io.shown import shown_line
 from adtally.pipelines.failures import failures
-from adtally.pipelines.options import PassThrough, config_option, ready
+from adtally.pipelines.options import PassThrough, Zone, config_option, ready
 
 
 class Date(click.ParamType):
@@ -34,6 +33,7 @@ class Date(click.ParamType):
 @click.option("--date", required=True, type=Date(), help="Such as 2026-03-01.")
 @click.option(
     "--time-zone",
+    type=Zone(),
     default="UTC",
     show_default=True,
     metavar="ZONE",
@@ -62,11 +62,7 @@ def report(ctx: click.Context, /, **given: Any) -> None:
         from adtally.pipelines.daily_page import page
 
         ready(ctx)
-        if given["time_zone"] not in zoneinfo.available_timezones():
-            raise click.UsageError(
-                f"--time-zone {given['time_zone']!r} is no IANA zone, such as 'Europe/Berlin'."
-            )
-        read = day(given["output"], given["advertiser"], given["date"], given["time_zone"])
+        read = day(given["output"], given["advertiser"], given["date"], given["time_zone"].key)
         text = page(read)
         with atomic_write(str(given["to"].absolute())) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
