@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adtally.pipelines.dashboard.access import Tokens, Visitor
-from adtally.pipelines.dashboard.board import SORTS, Asked, Board, default_range, now_ms
+from adtally.pipelines.dashboard.board import SORTS, Asked, Board, now_ms
 from adtally.pipelines.dashboard.pages import Pages
 from adtally.pipelines.dashboard.reader import Unreachable
 from adtally.pipelines.dashboard.view import RANGES, ViewError
@@ -178,7 +178,7 @@ class _Site:
             raise ViewError(
                 f"there is no source {source!r}; there is {', '.join(self._board.readers)}."
             )
-        name = given.get("range") or default_range(self._board, source, now)
+        name = given.get("range") or self._board.default_range(source, now)
         if name not in RANGES:
             raise ViewError(f"there is no range {name!r}; there are {', '.join(RANGES)}.")
         until = given.get("until")
@@ -255,7 +255,8 @@ class _Site:
         _LOG.warning("%s: %s", request.url.path, error)
         visitor = getattr(request.state, "visitor", None)
         # What an error says of the machine is for those who run it.
-        told = _sentence(error) if visitor is None or visitor.advertisers is None else ""
+        operator = visitor is not None and visitor.advertisers is None
+        told = _sentence(error) if operator else ""
         files = ""
         if isinstance(error, Unreachable) and request.query_params.get("source") != "parquet":
             files = str(
@@ -288,7 +289,7 @@ async def _static(request: Request) -> Response:
     file = (
         importlib.resources.files("adtally.pipelines.dashboard").joinpath("static").joinpath(name)
     )
-    headers = {"Cache-Control": "max-age=3600"}
+    headers = {"Cache-Control": "max-age=300"}
     return Response(file.read_bytes(), media_type=_STATIC[name], headers=headers)
 
 

@@ -39,6 +39,7 @@ from adtally.pipelines.status import Limits, Status, status
 
 AT_ONCE: Final = 16
 FRESH_TIMEOUT_SECONDS: Final = 5.0
+MOST_OF_WINDOW: Final = 10_000
 PAGE_ROWS: Final = 50
 OVERVIEW_STEPS: Final = 36
 SPARK_STEPS: Final = 24
@@ -120,8 +121,9 @@ class Board:
 
         try:
             return status(self.log.address, self._patient, Limits()), ""
-        except (ApiError, TransportError):
-            return status(self.log.address, None, Limits()), "Elasticsearch does not answer."
+        except (ApiError, TransportError) as error:
+            why = f"Elasticsearch cannot be asked how fresh it is ({type(error).__name__})."
+            return status(self.log.address, None, Limits()), why
         except OSError as error:
             return None, f"{self.log.address} cannot be read: {error}"
 
@@ -138,6 +140,11 @@ class Board:
         if asked.advertisers is not None:
             view = view.of(*asked.advertisers)
         return Shown(view, live, stale)
+
+    def default_range(self, source: str, now_ms: int) -> str:
+        """Where nothing is new, a day; else hours."""
+        newest = self._newest_ms(source)
+        return "24h" if newest is not None and newest < now_ms - DAY_MS else DEFAULT_RANGE
 
     def _newest_ms(self, source: str) -> int | None:
         seen, _ = self.fresh()
@@ -232,7 +239,7 @@ class Board:
         view = View(start, start + window_ms, window_ms, asked.now_ms, (advertiser,))
         found = [
             row
-            for row in self.readers[asked.source].verdicts(view).newest
+            for row in self.readers[asked.source].verdicts(view, MOST_OF_WINDOW).newest
             if all(row[name] == about[name] for name in ("rule", "subject_type", "subject"))
         ]
         if not found:
@@ -295,12 +302,6 @@ class Board:
         self._threads.shutdown()
         for reader in self.readers.values():
             reader.close()  # type: ignore[attr-defined]
-
-
-def default_range(board: Board, source: str, now_ms: int) -> str:
-    """Where nothing is new, a day; else hours."""
-    newest = board._newest_ms(source)
-    return "24h" if newest is not None and newest < now_ms - DAY_MS else DEFAULT_RANGE
 
 
 def now_ms() -> int:

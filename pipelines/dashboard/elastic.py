@@ -41,6 +41,9 @@ from adtally.transforms.overflow import OTHER
 
 TIMEOUT_SECONDS: Final = 20.0
 MOST_CURRENCIES: Final = 20
+MOST_HOURS: Final = 10_000
+"""Documents of an answer; more is refused by Elasticsearch, unless it is told otherwise."""
+
 KNOWN_SECONDS: Final = 5.0
 """How long it is taken as known which roll-ups there are: a page asks more than once."""
 
@@ -165,9 +168,9 @@ class ElasticReader:
             for (value, currency), row in rows.items()
         ]
 
-    def verdicts(self, view: View) -> Verdicts:
+    def verdicts(self, view: View, most: int = MOST_VERDICTS) -> Verdicts:
         page: Json = {
-            "size": MOST_VERDICTS,
+            "size": most,
             "sort": [{"window_start": "desc"}],
             "_source": ["window_start", "window_end", "advertiser_id", "flags"],
         }
@@ -191,14 +194,14 @@ class ElasticReader:
         names = ("rule", "ivt_class", "subject_type")
         listed = [{**dict(zip(names, key, strict=True)), **row} for key, row in rules.items()]
         ordered = sorted(listed, key=lambda row: (-row["events"], row["rule"]))
-        return Verdicts(ordered, newest[:MOST_VERDICTS])
+        return Verdicts(ordered, newest[:most])
 
     def anomalies(self, view: View) -> list[Row]:
         answer = self._ask(
             [
                 {
                     **self._request("anomalies", self._overlapping(view), {}, view),
-                    "size": 1_000,
+                    "size": MOST_HOURS,
                     "sort": [{"window_start": "desc"}],
                     "_source": ["advertiser_id", "window_start", "flags"],
                 }

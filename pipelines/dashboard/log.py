@@ -76,6 +76,7 @@ class Log:
             name for name in DIMENSIONS if name in known["dimensions"]
         )
         self._lock = Lock()
+        self._letters_lock = Lock()
         self._late: dict[tuple[Any, ...], pl.DataFrame] = {}
         self.corrections: Cached[list[Correction]] = Cached(self._corrections)
 
@@ -163,7 +164,8 @@ class Log:
         Raises:
             Unreachable: they cannot be read.
         """
-        with opened(self.address, view) as asked:
+        # DuckDB sets aside 2 GiB to read JSON, whatever there is: for one visitor at a time.
+        with self._letters_lock, opened(self.address, view, None) as asked:
             return read(
                 asked,
                 f"SELECT stage, error_type, count(*) AS letters, min(failed_at) AS first_at, "

@@ -66,12 +66,12 @@ class Reader(Protocol):
         Net is None where rows were folded and it is not known here.
         """
 
-    def verdicts(self, view: View) -> Verdicts:
-        """What rules found, those that look back too."""
+    def verdicts(self, view: View, most: int = MOST_VERDICTS) -> Verdicts:
+        """What rules found, those that look back too; ``most`` of the newest."""
 
     def anomalies(self, view: View) -> list[Row]:
-        """By time: ``advertiser_id``, ``flagged_at`` (aware), ``rule``, ``subject``, ``count``,
-        ``threshold``."""
+        """By time, of up to 10,000 hours of advertisers: ``advertiser_id``, ``flagged_at`` (aware),
+        ``rule``, ``subject``, ``count``, ``threshold``."""
 
 
 class Unreachable(RuntimeError):

@@ -88,7 +88,7 @@ class StoredReader:
             f"GROUP BY value, currency, n ORDER BY n DESC, value, currency",
         )
 
-    def verdicts(self, view: View) -> Verdicts:
+    def verdicts(self, view: View, most: int = MOST_VERDICTS) -> Verdicts:
         inside = Restriction(view.from_ms, view.to_ms).inside("flagged_at")
         flags = _FLAGS.format(seconds=self._seconds, inside=inside)
         with self._open(view) as asked:
@@ -100,8 +100,7 @@ class StoredReader:
             )
             newest = read(
                 asked,
-                f"SELECT * FROM ({flags}) ORDER BY window_start DESC, count DESC "
-                f"LIMIT {MOST_VERDICTS}",
+                f"SELECT * FROM ({flags}) ORDER BY window_start DESC, count DESC LIMIT {most}",
             )
         return Verdicts(rules, newest)
 
@@ -131,7 +130,7 @@ class StoredReader:
 
 
 @contextmanager
-def opened(output: str, view: View) -> Iterator[Query]:
+def opened(output: str, view: View, limits: Limits | None = LIMITS) -> Iterator[Query]:
     """What of an output a view sees, to be asked.
 
     Raises:
@@ -139,7 +138,7 @@ def opened(output: str, view: View) -> Iterator[Query]:
     """
     seen = Restriction(view.from_ms, view.to_ms, view.advertisers or ())
     try:
-        with Query(output, seen, LIMITS) as asked:
+        with Query(output, seen, limits) as asked:
             yield asked
     except (QueryError, QueryFailed, OSError) as error:
         raise Unreachable(f"{output} cannot be read: {error}") from error

@@ -273,6 +273,26 @@ def test_names_that_are_markup_are_text(tmp_path: Path) -> None:
         assert sum("<script>" in "".join(row) for row in get(client, verdict).rows) == 40
 
 
+def test_every_verdict_of_a_crowded_window_can_be_opened(tmp_path: Path) -> None:
+    """Of 250 addresses at once, also those that the advertiser's page does not list."""
+    (tmp_path / "logs").mkdir()
+    lines = [
+        {"event_id": f"{ip}-{n}", "event_type": "click", "occurred_at": "2026-03-01T00:00:30Z",
+         "advertiser_id": "acme", "ip": f"192.0.2.{ip}", "user_id": f"{ip}-{n}"}
+        for ip in range(250) for n in range(31 + (ip > 0))
+    ]  # fmt: skip
+    (tmp_path / "logs" / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run("backfill", "--input", str(tmp_path / "logs"), "--output", str(tmp_path / "out"))
+    board = Board(str(tmp_path / "out"), None, UTC)
+    with TestClient(application(board), base_url="http://localhost") as client:
+        page = get(client, "/advertiser", id="acme")
+        listed = {link for link in page.links if link.startswith("/verdict")}
+        assert len(listed) == 200 and not any("192.0.2.0&" in f"{link}&" for link in listed)
+        least = {"rule": "givt_click_rate_ip", "subject_type": "ip", "subject": "192.0.2.0"}
+        found = get(client, "/verdict", id="acme", start=START, **least)
+        assert sum("192.0.2.0" in row for row in found.rows) == 31
+
+
 def test_others_cannot_read_along(visit: TestClient, board: Board) -> None:
     answer = visit.get("/", headers={"host": "evil.example"})
     assert answer.status_code == 400 and "acme" not in answer.text
