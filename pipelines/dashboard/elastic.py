@@ -36,6 +36,7 @@ from adtally.pipelines.dashboard.view import (
     ruled_by,
     ruling,
     spans,
+    without,
 )
 from adtally.transforms.overflow import OTHER
 
@@ -276,24 +277,29 @@ class ElasticReader:
             step_ms: roll-ups have to divide it.
         """
         parts = self._parts(view)
+        left = [(view.from_ms, view.to_ms)]
         choice: list[Json] = []
-        taken: list[Json] = []
         for width in (DAY_MS, HOUR_MS):
             if width <= self._window_ms or width % self._window_ms or step_ms % width:
                 continue
-            starts = self._whole(view, width, parts)
-            if not starts:
-                continue
-            inside = {
-                "bool": {"should": [_within("window_start", *one) for one in spans(starts, width)]}
-            }
-            filters = [{"term": {"window_seconds": width // 1000}}, inside, *self._own(view)]
-            choice.append({"bool": {"filter": filters, "must_not": list(taken)}})
-            taken.append(inside)
-        base = self._rows(view)
-        if not choice:
-            return base
-        return [{"bool": {"should": [*choice, {"bool": {"filter": base, "must_not": taken}}]}}]
+            starts = [
+                start
+                for start in (self._whole(view, width, parts) if left else ())
+                if any(low <= start and start + width <= high for low, high in left)
+            ]
+            taken = list(spans(starts, width))
+            if taken:
+                choice.append(self._windows(view, width, taken))
+                left = list(without(left, taken))
+        if left:
+            choice.append(self._windows(view, self._window_ms, left))
+        return [{"bool": {"should": choice}}]
+
+    def _windows(self, view: View, width: int, ranges: Sequence[tuple[int, int]]) -> Json:
+        """Rows of one size of window that begin in some ranges."""
+        inside = {"bool": {"should": [_within("window_start", *one) for one in ranges]}}
+        size = {"term": {"window_seconds": width // 1000}}
+        return {"bool": {"filter": [size, inside, *self._own(view)]}}
 
     def _whole(self, view: View, width: int, parts: Sequence[tuple[int, int, int]]) -> list[int]:
         """Starts of the roll-ups in the range that say what their base windows say, and for good:

@@ -168,6 +168,21 @@ def spans(starts: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
+def without(
+    ranges: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What is left of ranges; both are in order, and neither has ranges that meet."""
+    for start, end in ranges:
+        for low, high in taken:
+            if low >= end or high <= start:
+                continue
+            if start < low:
+                yield start, low
+            start = high
+        if start < end:
+            yield start, end
+
+
 def utc(ms: int) -> datetime.datetime:
     """A moment, aware."""
     return datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)

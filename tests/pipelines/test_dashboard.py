@@ -35,6 +35,7 @@ from adtally.pipelines.dashboard.view import (
     ruling,
     spans,
     view_of,
+    without,
 )
 from adtally.pipelines.job import ConfigError
 from tests.dashboards import ADVERTISERS, HOUR_MS, START, UNTIL, logs, running
@@ -502,6 +503,13 @@ def test_spans(starts: set[int]) -> None:
         x * 5 for x in starts
     )
     assert all(one[1] < other[0] for one, other in itertools.pairwise(found))
+
+
+@hypothesis.given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_what_is_left(all_of: set[int], some: set[int]) -> None:
+    ranges, taken = (list(spans([x * 5 for x in one], 5)) for one in (all_of, some))
+    left = [at for low, high in without(ranges, taken) for at in range(low, high, 5)]
+    assert left == sorted(x * 5 for x in all_of - some)
 
 
 def test_time_zones_move_the_clock_only(output: Path) -> None:
