@@ -53,8 +53,8 @@ def lines() -> Iterator[dict[str, Any]]:
         yield event("click", at, **robot, ip="203.0.113.66", user_id=f"r{at}")
     for at in range(4_000, 4_600, 6):  # a user like a clock, over ten minutes
         yield event("click", at, **robot, ip=f"192.0.2.{at % 200}", user_id="clockwork")
-    for at in range(1_000, 1_010):  # too late for the first count
-        yield event("click", at, **robot, ip="192.0.2.9", user_id=f"l{at}", late=7 * 3_600)
+    for at in range(1_000, 1_600, 6):  # another one, too late for the first count
+        yield event("click", at, **robot, ip=f"192.0.2.{at % 199}", user_id="l", late=7 * 3_600)
 
 
 def logs(folder: Path) -> Path:

@@ -254,7 +254,7 @@ class ElasticReader:
         rows_of = self._rolled(view, rolled) if rolled and several else self._rows(view)
         asked = [self._request("summaries", rows_of, {**rows, **(more or {})}, view)]
         inside = by(money, adjusted) if not _by_parent(rows) else None
-        for number, ranges in self._ruled(view).items():
+        for generation, ranges in self._ruled(view):
             within = {
                 "bool": {"should": [_within("adjustments.adjusted_at", *one) for one in ranges]}
             }
@@ -262,7 +262,6 @@ class ElasticReader:
                 aggs = by(_nested("adjustments", within, money, "adjusted"))
             else:
                 aggs = _nested("adjustments", within, inside, "adjusted")
-            generation = {"term": {"generation": number}}
             asked.append(
                 self._request("verdicts", [*self._overlapping(view), generation], aggs, view)
             )
@@ -361,12 +360,20 @@ class ElasticReader:
     def _parts(self, view: View) -> list[tuple[int, int, int]]:
         return ruling(self._corrections(), view.from_ms, view.to_ms, self._window_ms)
 
-    def _ruled(self, view: View) -> dict[int, list[tuple[int, int]]]:
-        """Where each generation rules."""
+    def _ruled(self, view: View) -> Iterator[tuple[Json, list[tuple[int, int]]]]:
+        """Filters of verdicts by generation, each with where these rule.
+
+        A generation that is not committed yet is being written, summaries and verdicts, and rules
+        the hours whose verdicts it has.
+        """
+        corrections = self._corrections()
         found: dict[int, list[tuple[int, int]]] = {}
         for number, start, end in self._parts(view):
             found.setdefault(number, []).append((start, end))
-        return found
+        for number, ranges in found.items():
+            yield {"term": {"generation": number}}, ranges
+        newest = max((one.generation for one in corrections), default=0)
+        yield {"range": {"generation": {"gt": newest}}}, [(view.from_ms, view.to_ms)]
 
     def _request(self, kind: str, filters: list[Json], aggs: Json, view: View) -> Json:
         one = view.advertisers[0] if view.advertisers and len(view.advertisers) == 1 else None

@@ -90,7 +90,21 @@ def test_lists_and_series_are_the_same_from_both(
         assert found == expected
     by_name = dict(zip(SUMS, expected, strict=True))
     assert by_name["sivt_clicks"] + by_name["givt_clicks"] > 50
-    assert by_name["net_clicks"] < by_name["clicks"] == 540 // 3 + 50 + 100 + 10
+    assert by_name["net_clicks"] < by_name["clicks"] == 540 // 3 + 50 + 100 + 100
+
+
+def test_a_correction_that_is_written_and_not_committed(elastic: Reader, place: Place) -> None:
+    """Its documents are there, summaries with their verdicts: the net is theirs."""
+    before = ElasticReader(place.config, 60, list)
+    hour = view_of(60, MONTHS_LATER, HOUR_MS, START + HOUR_MS).of("acme")
+    found = before.series(hour)
+    assert found == elastic.series(hour) and sum(row["givt_clicks"] for row in found) > 50
+    [generation] = place.sql(
+        f"SELECT DISTINCT generation FROM net_summaries WHERE window_start < make_timestamp("
+        f"{(START + HOUR_MS) * 1000}) AND window_seconds = 60"
+    )
+    assert generation == (1,)
+    before.close()
 
 
 def test_other_questions_are_answered_the_same(elastic: Reader, stored: Reader) -> None:
