@@ -59,7 +59,9 @@ def _running_job(stage: Stage) -> str:
 
 
 def kill_job_manager(stage: Stage, rng: random.Random) -> None:
+    """Once there is a checkpoint to resume from: a job without one is begun anew."""
     flink = stage.flink
+    streams.until_checkpoint(flink)
     job = _running_job(stage)
     flink.manager.kill()
     checkpoint = flink.newest_checkpoint(job)
