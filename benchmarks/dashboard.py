@@ -28,7 +28,7 @@ from adtally.pipelines.dashboard.log import Log
 from adtally.pipelines.dashboard.reader import CHARTED, Reader
 from adtally.pipelines.dashboard.view import DAY_MS, RANGES, View, view_of
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
-from tests.browsers import chromium_path
+from tests.browsers import ARGUMENTS, chromium_path
 
 ROOT = Path(__file__).parent.parent
 EVENTS = int(os.environ.get("ADTALLY_BENCH_EVENTS", "8000000"))
@@ -169,9 +169,7 @@ def pages(url: str) -> None:
     print("|---|--:|--:|--:|--:|")
     try:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium_path(), args=["--no-sandbox"]
-            )
+            browser = playwright.chromium.launch(executable_path=chromium_path(), args=ARGUMENTS)
             for name, address in addresses.items():
                 painted, size = [], 0
                 for _ in range(1 + ROUNDS):

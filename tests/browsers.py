@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from typing import Final
 
 from adtally.runners.local.service import MissingSystemPart
+
+ARGUMENTS: Final = ("--no-sandbox", "--disable-dev-shm-usage")
+"""For root, and for machines with little shared memory."""
 
 
 def chromium_path() -> str:

@@ -18,7 +18,7 @@ from adtally.io.elasticsearch_sink import documents
 from adtally.pipelines.dashboard.access import new_token
 from adtally.runners.local.elasticsearch_node import ElasticsearchNode
 from adtally.runners.local.service import MissingSystemPart
-from tests.browsers import chromium_path
+from tests.browsers import ARGUMENTS, chromium_path
 from tests.dashboards import ADVERTISERS, START, UNTIL, logs, running
 from tests.pulls import summaries
 from tests.reconciling import Place
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
     except MissingSystemPart as error:
         pytest.skip(str(error))
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield started
         started.close()
 
